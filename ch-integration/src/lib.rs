@@ -1,0 +1,1 @@
+//! Drives the VMM, and the plover command.

@@ -1,0 +1,1 @@
+//! Raw bindings to libdpdk, no logic.

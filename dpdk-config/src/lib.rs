@@ -1,0 +1,1 @@
+//! DPDK for Plover: a safe wrapper, typed configuration and preflight checks.

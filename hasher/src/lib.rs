@@ -1,0 +1,1 @@
+//! Finds, sends, checks and applies what differs between two copies of a VM.

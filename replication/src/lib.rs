@@ -1,0 +1,1 @@
+//! The input log, epochs, roles and the output rule.

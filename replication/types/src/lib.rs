@@ -1,0 +1,15 @@
+//! Indexes, positions and log entries that every part of Plover agrees on.
+//!
+//! What lives here: newtypes for everything that is counted or indexed, the entries of the
+//! input log and their byte form. What does not: any decision (see `replication`), any IO.
+
+mod entry;
+mod index;
+pub mod limits;
+
+pub use entry::{
+    CopySet, EntryError, LogEntry, Mode, PacketBurst, PacketBurstBuilder, RoleEntry, SyncKind,
+};
+pub use index::{
+    Certificate, Generation, LogIndex, NodeId, PageDigest, PageIndex, Position, SyncId, Term,
+};
