@@ -1,1 +1,4 @@
 //! The input log, epochs, roles and the output rule.
+
+pub mod storage;
+pub mod wire;
