@@ -1,0 +1,184 @@
+//! The input cursor: which packet of the committed log the guest is given next.
+//!
+//! The log itself is the queue, so that a copy can go back to an earlier position after a sync.
+
+use bytes::Bytes;
+use plover_types::{LogEntry, LogIndex, PacketBurst, Position};
+
+/// Walks the input entries of a log in order.
+#[derive(Debug, Default)]
+pub struct InputCursor {
+    position: Position,
+    /// The entry at `position.index`, decoded, if it holds input.
+    burst: Option<PacketBurst>,
+    /// Byte offset of packet `position.packet` in the encoded burst.
+    offset: usize,
+    /// Entries from this one on wait: a sync is in flight.
+    barrier: Option<LogIndex>,
+}
+
+/// Bytes before the first packet of an encoded burst: kind and count.
+const BURST_HEADER: usize = 2;
+/// Bytes of a packet's length.
+const LENGTH_BYTES: usize = 2;
+
+impl InputCursor {
+    /// The next packet to deliver.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Goes to a position, before or after the present one.
+    pub fn seek(&mut self, position: Position) {
+        self.position = Position::start_of(position.index);
+        self.burst = None;
+        self.offset = BURST_HEADER;
+        // Skipping to the packet happens when the entry is first read.
+        self.position.packet = position.packet;
+    }
+
+    /// Delivers nothing from `barrier` on until it is lifted.
+    pub fn set_barrier(&mut self, barrier: Option<LogIndex>) {
+        self.barrier = barrier;
+    }
+
+    /// Whether all input up to the barrier (or `applied`) was delivered.
+    #[must_use]
+    pub fn is_drained(&self, applied: LogIndex) -> bool {
+        self.position.index > self.limit(applied)
+    }
+
+    fn limit(&self, applied: LogIndex) -> LogIndex {
+        match self.barrier {
+            Some(barrier) => applied.min(LogIndex(barrier.0.saturating_sub(1))),
+            None => applied,
+        }
+    }
+
+    /// Offers packets up to entry `applied` to `give`, in order, until it answers false (no
+    /// buffer: the packet stays next). `entry` reads an entry's bytes from the log; where it has
+    /// none (compacted, or not an input entry) the cursor goes on to the next.
+    ///
+    /// Returns the number of packets given.
+    pub fn deliver(
+        &mut self,
+        applied: LogIndex,
+        entry: impl Fn(LogIndex) -> Option<Bytes>,
+        mut give: impl FnMut(Position, &[u8]) -> bool,
+    ) -> usize {
+        let limit = self.limit(applied);
+        let mut given = 0;
+        while self.position.index <= limit {
+            if self.burst.is_none() && !self.open(&entry) {
+                self.next_entry();
+                continue;
+            }
+            let Some(burst) = &self.burst else { continue };
+            let bytes = burst.encoded();
+            let Some((length, rest)) = bytes[self.offset..].split_first_chunk::<LENGTH_BYTES>()
+            else {
+                self.next_entry();
+                continue;
+            };
+            let length = usize::from(u16::from_le_bytes(*length));
+            if !give(self.position, &rest[..length]) {
+                break;
+            }
+            given += 1;
+            self.offset += LENGTH_BYTES + length;
+            self.position.packet += 1;
+        }
+        given
+    }
+
+    /// Reads the entry at the cursor and skips to its packet. False if there is no input in it.
+    fn open(&mut self, entry: &impl Fn(LogIndex) -> Option<Bytes>) -> bool {
+        let Some(bytes) = entry(self.position.index) else { return false };
+        let Ok(LogEntry::Input(burst)) = LogEntry::decode(&bytes) else { return false };
+        let skip = self.position.packet as usize;
+        self.offset = BURST_HEADER
+            + burst.iter().take(skip).map(|packet| LENGTH_BYTES + packet.len()).sum::<usize>();
+        self.burst = Some(burst);
+        true
+    }
+
+    fn next_entry(&mut self) {
+        self.position = Position::start_of(self.position.index.next());
+        self.burst = None;
+        self.offset = BURST_HEADER;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use plover_types::{Generation, PacketBurstBuilder, SyncKind};
+
+    use super::*;
+
+    fn log() -> BTreeMap<LogIndex, Bytes> {
+        let burst = |bytes: &[u8]| {
+            let mut builder = PacketBurstBuilder::new();
+            for byte in bytes {
+                builder.push(&[*byte; 20]);
+            }
+            builder.finish().expect("not empty").encoded().clone()
+        };
+        let begin = LogEntry::SyncBegin { generation: Generation(1), kind: SyncKind::Delta };
+        BTreeMap::from([
+            (LogIndex(2), burst(&[1, 2, 3])),
+            (LogIndex(3), begin.encode()),
+            (LogIndex(5), burst(&[4])),
+        ])
+    }
+
+    fn run(cursor: &mut InputCursor, applied: u64, room: usize) -> Vec<u8> {
+        let log = log();
+        let mut got = Vec::new();
+        cursor.deliver(
+            LogIndex(applied),
+            |index| log.get(&index).cloned(),
+            |_, packet| {
+                if got.len() == room {
+                    return false;
+                }
+                got.push(packet[0]);
+                true
+            },
+        );
+        got
+    }
+
+    #[test]
+    fn packets_come_in_log_order_and_wait_for_room() {
+        let mut cursor = InputCursor::default();
+        assert_eq!(run(&mut cursor, 9, 2), [1, 2]);
+        assert_eq!(cursor.position(), Position { index: LogIndex(2), packet: 2 });
+        assert_eq!(run(&mut cursor, 9, 9), [3, 4]);
+        assert!(cursor.is_drained(LogIndex(9)));
+        assert_eq!(run(&mut cursor, 9, 9), []);
+    }
+
+    #[test]
+    fn nothing_beyond_the_applied_index_or_the_barrier_is_given() {
+        let mut cursor = InputCursor::default();
+        assert_eq!(run(&mut cursor, 1, 9), []);
+        cursor.set_barrier(Some(LogIndex(3)));
+        assert_eq!(run(&mut cursor, 9, 9), [1, 2, 3]);
+        assert!(cursor.is_drained(LogIndex(9)));
+        cursor.set_barrier(None);
+        assert_eq!(run(&mut cursor, 9, 9), [4]);
+    }
+
+    #[test]
+    fn a_copy_goes_on_where_the_other_stood() {
+        let mut cursor = InputCursor::default();
+        run(&mut cursor, 9, 9);
+        cursor.seek(Position { index: LogIndex(2), packet: 1 });
+        assert_eq!(run(&mut cursor, 9, 9), [2, 3, 4]);
+        cursor.seek(Position { index: LogIndex(2), packet: 3 });
+        assert_eq!(run(&mut cursor, 9, 9), [4]);
+    }
+}

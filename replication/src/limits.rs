@@ -1,0 +1,58 @@
+//! Limits of the replicated log, each with its reason.
+
+use std::time::Duration;
+
+use plover_types::limits::ENTRY_BYTES_MAX;
+
+/// Bytes of entries in one append message. A lagging follower catches up in messages of this
+/// size; one more entry may be added by raft-rs, which checks the sum after adding.
+pub const APPEND_BYTES_MAX: u64 = 64 * 1024;
+
+/// Appends in flight to one follower: at 64 KiB each, 16 MiB, more than a 40 Gbit/s link holds
+/// in a millisecond.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 256;
+
+/// Bytes of proposed but uncommitted entries. Beyond it a proposal is refused and the burst
+/// waits with the caller: this bounds what a leader without a quorum piles up.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Bytes of log kept in memory (all since the last finished sync). Beyond it `admit` drops new
+/// input: a guest that takes no packets, or a group that finishes no sync, must not eat the host.
+pub const LOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Entries by which the log may outgrow what is needed before it is compacted: a batch, so that
+/// the snapshot behind it is not written for each entry.
+pub const COMPACT_ENTRIES: u64 = 256;
+
+/// How long the group waits after a sync was given up before it starts another.
+pub const RETRY_AFTER_ABORT: Duration = Duration::from_millis(50);
+
+/// How long it waits after a failed fill.
+pub const RETRY_AFTER_FILL: Duration = Duration::from_millis(1000);
+
+/// Syncs given up in a row after which the backup counts as lost: output must not wait for ever
+/// on a backup whose node lives and whose hasher or VMM does not.
+pub const ABORTED_IN_A_ROW_MAX: u32 = 5;
+
+/// Heartbeat rounds whose send time is remembered for the lease. One starts each tick; a round
+/// that is not acknowledged within this many ticks is older than any lease.
+pub const LEASE_ROUNDS_MAX: usize = 64;
+
+/// Assumed worst drift between two hosts' clocks, in parts per thousand of the time measured.
+/// Crystal oscillators stay within 0.1; virtual clocks are given ten times the usual margin.
+pub const CLOCK_DRIFT_PERMILLE: u32 = 10;
+
+/// Ticks by which the election ranges of two nodes differ: replicas first, the witness last, no
+/// overlap, so that two nodes do not split the vote.
+pub const ELECTION_RANGE_TICKS: usize = 3;
+
+/// Election timeouts without a report after which a peer counts as lost.
+pub const PEER_LOST_TIMEOUTS: u32 = 2;
+
+/// A lost handover is tried again after this many election timeouts.
+pub const HANDOVER_RETRY_TIMEOUTS: u32 = 2;
+
+const _: () = assert!(APPEND_BYTES_MAX as usize >= ENTRY_BYTES_MAX);
+const _: () = assert!(UNCOMMITTED_BYTES_MAX as usize >= 8 * ENTRY_BYTES_MAX);
+const _: () = assert!(LOG_BYTES_MAX as u64 > UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(CLOCK_DRIFT_PERMILLE < 500);

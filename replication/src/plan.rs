@@ -1,0 +1,232 @@
+//! What a leader does next: a pure function of what it sees.
+//!
+//! Raft leader and primary are different things. A leader whose own copy is listed valid proposes
+//! itself as primary; any other leader only hands leadership to a node that can serve. The
+//! primary's leader also decides when a sync starts, ends and is given up.
+
+use std::time::Duration;
+
+use plover_types::{
+    CopySet, LogEntry, Mode, NodeId, RoleEntry, SyncId, SyncKind,
+};
+
+use crate::epoch::{LocalCopy, Progress};
+use crate::group::{GroupState, SyncInFlight};
+use crate::wire::{CopyReport, CopyState};
+
+/// What to do when the backup is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBackupLoss {
+    /// Serve on, unprotected, and say so.
+    #[default]
+    Continue,
+    /// Hold output until a backup is back.
+    Stall,
+}
+
+/// A peer as its last report shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'a> {
+    /// Its id.
+    pub id: NodeId,
+    /// Whether it may hold a copy.
+    pub is_replica: bool,
+    /// Its last report, if it came recently enough to count.
+    pub report: Option<&'a CopyReport>,
+}
+
+/// Everything that the decision depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// This node.
+    pub own: NodeId,
+    /// The committed state.
+    pub group: &'a GroupState,
+    /// This node's copy.
+    pub copy: &'a LocalCopy,
+    /// The other nodes.
+    pub peers: &'a [Peer<'a>],
+    /// A sync is due: both copies idle, or a bound reached.
+    pub sync_wanted: bool,
+    /// How long the sync in flight has been.
+    pub sync_age: Duration,
+    /// When to give a sync up.
+    pub sync_timeout: Duration,
+    /// Syncs aborted in a row.
+    pub aborted_in_a_row: u32,
+    /// Aborts in a row after which the backup is given up.
+    pub aborted_max: u32,
+    /// Whether a fill may start (not too soon after a failed one).
+    pub fill_allowed: bool,
+    /// What to do without a backup.
+    pub on_backup_loss: OnBackupLoss,
+}
+
+/// What the leader does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing for now.
+    Wait,
+    /// Put this entry into the log.
+    Propose(LogEntry),
+    /// Ask this node to take leadership.
+    HandOver(NodeId),
+}
+
+/// Decides. Call it on a leader that has applied an entry of its own term and has no undecided
+/// proposal of its own in the log.
+#[must_use]
+pub fn plan(view: &View<'_>) -> Plan {
+    let Some(role) = view.group.role() else { return first_role(view) };
+    if role.primary != view.own {
+        return take_over_or_hand_over(view, role);
+    }
+    if !view.copy.can_serve() {
+        return hand_over(view, role);
+    }
+    let Some(backup) = view.peers.iter().find(|peer| peer.is_replica) else { return Plan::Wait };
+    if role.mode == Mode::Protected && backup_is_lost(view, role, backup) {
+        if view.on_backup_loss == OnBackupLoss::Continue {
+            return propose_role(view, Mode::Unprotected, &[view.own]);
+        }
+    }
+    match view.group.sync() {
+        None => begin(view, role, backup),
+        Some(sync) if sync.ended => finish_fill(view, sync, backup),
+        Some(sync) => end_or_abort(view, sync, backup),
+    }
+}
+
+/// A group that never had a role: a replica whose VMM waits becomes the first primary.
+fn first_role(view: &View<'_>) -> Plan {
+    if *view.copy == LocalCopy::Ready {
+        return propose_role(view, Mode::Unprotected, &[view.own]);
+    }
+    find_peer(view, |peer, report| peer.is_replica && report.copy == CopyState::Ready)
+}
+
+fn take_over_or_hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
+    if role.valid.contains(view.own) && view.copy.can_serve() {
+        return propose_role(view, Mode::Unprotected, &[view.own]);
+    }
+    hand_over(view, role)
+}
+
+/// Hands leadership to a valid copy: the primary itself before its backup.
+fn hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
+    let can = |peer: &Peer<'_>, report: &CopyReport| {
+        role.valid.contains(peer.id) && peer.id != view.own && serves(report.copy)
+    };
+    match find_peer(view, |peer, report| peer.id == role.primary && can(peer, report)) {
+        Plan::Wait => find_peer(view, can),
+        found => found,
+    }
+}
+
+fn find_peer(view: &View<'_>, fits: impl Fn(&Peer<'_>, &CopyReport) -> bool) -> Plan {
+    view.peers
+        .iter()
+        .find(|peer| peer.report.is_some_and(|report| fits(peer, report)))
+        .map_or(Plan::Wait, |peer| Plan::HandOver(peer.id))
+}
+
+/// Whether a copy that says this could serve if its node led. Before a replica gives its own copy
+/// up it must know that the other one runs, so a copy that waits for anything does not count,
+/// except for a sync that a new role ends.
+fn serves(copy: CopyState) -> bool {
+    matches!(
+        copy,
+        CopyState::Running
+            | CopyState::Loaded { .. }
+            | CopyState::Syncing { .. }
+            | CopyState::Staged { .. }
+            | CopyState::Failed { .. }
+    )
+}
+
+fn backup_is_lost(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> bool {
+    let Some(report) = backup.report else { return true };
+    let gave_up = matches!(report.copy, CopyState::None | CopyState::Ready | CopyState::Void);
+    (report.generation == role.generation && gave_up)
+        || view.aborted_in_a_row >= view.aborted_max
+}
+
+fn begin(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> Plan {
+    let Some(report) = backup.report else { return Plan::Wait };
+    if report.generation != role.generation || !matches!(view.copy, LocalCopy::Running { .. }) {
+        return Plan::Wait;
+    }
+    let kind = match (role.mode, report.copy) {
+        (Mode::Protected, CopyState::Running | CopyState::Loaded { .. }) if view.sync_wanted => {
+            SyncKind::Delta
+        }
+        // Under `OnBackupLoss::Stall` the role stays protected while the backup is filled anew.
+        (_, CopyState::Ready) if view.fill_allowed => SyncKind::Fill,
+        _ => return Plan::Wait,
+    };
+    Plan::Propose(LogEntry::SyncBegin { generation: role.generation, kind })
+}
+
+fn end_or_abort(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan {
+    let LocalCopy::Syncing { sync: at, progress, .. } = view.copy else {
+        return abort(view, sync.id);
+    };
+    if at.id != sync.id || *progress == Progress::Failed || view.sync_age > view.sync_timeout {
+        return abort(view, sync.id);
+    }
+    let Some(report) = backup.report else { return Plan::Wait };
+    match (report.copy, progress) {
+        (CopyState::Staged { sync: staged, certificate: theirs }, Progress::CopiedOut { certificate, position })
+            if staged == sync.id =>
+        {
+            if theirs != *certificate {
+                return abort(view, sync.id);
+            }
+            Plan::Propose(LogEntry::SyncEnd {
+                generation: view.group.generation(),
+                sync: sync.id,
+                position: *position,
+                certificate: theirs,
+            })
+        }
+        (CopyState::Syncing { sync: at } | CopyState::Staged { sync: at, .. }, _)
+            if at == sync.id =>
+        {
+            Plan::Wait
+        }
+        // The backup has applied the begin and is not at it: it failed, or never could.
+        _ if report.applied >= sync.id.0 => abort(view, sync.id),
+        _ => Plan::Wait,
+    }
+}
+
+/// The backup holds all memory; once it runs, the group is protected.
+fn finish_fill(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan {
+    if view.sync_age > view.sync_timeout {
+        return abort(view, sync.id);
+    }
+    let Some(report) = backup.report else { return abort(view, sync.id) };
+    match report.copy {
+        CopyState::Loaded { sync: loaded } if loaded == sync.id => {
+            propose_role(view, Mode::Protected, &[view.own, backup.id])
+        }
+        CopyState::None | CopyState::Ready | CopyState::Void | CopyState::Failed { .. } => {
+            abort(view, sync.id)
+        }
+        _ => Plan::Wait,
+    }
+}
+
+fn abort(view: &View<'_>, sync: SyncId) -> Plan {
+    Plan::Propose(LogEntry::SyncAbort { generation: view.group.generation(), sync })
+}
+
+fn propose_role(view: &View<'_>, mode: Mode, valid: &[NodeId]) -> Plan {
+    Plan::Propose(LogEntry::Role(RoleEntry {
+        generation: view.group.generation().next(),
+        primary: view.own,
+        mode,
+        valid: CopySet::of(valid),
+    }))
+}
