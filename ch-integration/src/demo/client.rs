@@ -91,7 +91,12 @@ impl Client {
                 std::thread::spawn(move || work(conn, shared, at, options))
             })
             .collect();
-        Self { stop, counters, history, threads }
+        Self {
+            stop,
+            counters,
+            history,
+            threads,
+        }
     }
 
     /// Its counters, live.
@@ -104,7 +109,9 @@ impl Client {
         self.stop.store(true, Ordering::Relaxed);
         let mut first_error = None;
         for thread in self.threads.drain(..) {
-            let result = thread.join().map_err(|_| anyhow!("a client thread panicked"));
+            let result = thread
+                .join()
+                .map_err(|_| anyhow!("a client thread panicked"));
             if let Err(error) = result.and_then(|result| result) {
                 first_error.get_or_insert(error);
             }
@@ -137,12 +144,18 @@ impl Shared {
 
     pub(super) fn acknowledged(&self, t_ns: u64) {
         self.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
-        self.counters.last_reply_ns.fetch_max(t_ns, Ordering::Relaxed);
+        self.counters
+            .last_reply_ns
+            .fetch_max(t_ns, Ordering::Relaxed);
     }
 
     pub(super) fn broken(&self, conn: u32, error: &io::Error) -> Result<()> {
         self.counters.broken.fetch_add(1, Ordering::Relaxed);
-        self.history.write(&ClientEvent::Broken { t_ns: now_ns(), conn, error: error.to_string() })?;
+        self.history.write(&ClientEvent::Broken {
+            t_ns: now_ns(),
+            conn,
+            error: error.to_string(),
+        })?;
         self.history.flush()
     }
 }
@@ -168,7 +181,14 @@ fn run_connection(conn: u32, options: &ClientOptions, shared: &Shared) -> Result
     let connected = Connection::open(options.server);
     shared.together.wait();
     let mut writer = match connected {
-        Ok(link) => Writer { conn, options, shared, link, waiting: VecDeque::new(), next_seq: 0 },
+        Ok(link) => Writer {
+            conn,
+            options,
+            shared,
+            link,
+            waiting: VecDeque::new(),
+            next_seq: 0,
+        },
         Err(error) => return shared.broken(conn, &error),
     };
     if let Err(failure) = writer.write_all() {
@@ -179,7 +199,10 @@ fn run_connection(conn: u32, options: &ClientOptions, shared: &Shared) -> Result
         };
     }
     match writer.read_back() {
-        Ok(()) => shared.history.write(&ClientEvent::Done { t_ns: now_ns(), conn }),
+        Ok(()) => shared.history.write(&ClientEvent::Done {
+            t_ns: now_ns(),
+            conn,
+        }),
         Err(failure) => match failure.downcast::<io::Error>() {
             Ok(error) => shared.broken(conn, &error),
             Err(other) => Err(other),
@@ -200,7 +223,10 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Writes until told to stop, then waits for the replies under way.
     fn write_all(&mut self) -> Result<()> {
-        let gap = self.options.rate.map(|rate| Duration::from_secs(1) / rate.max(1));
+        let gap = self
+            .options
+            .rate
+            .map(|rate| Duration::from_secs(1) / rate.max(1));
         let mut due = Instant::now();
         while !self.shared.stopping() {
             if let (Some(gap), true) = (gap, self.waiting.is_empty()) {
@@ -243,7 +269,13 @@ impl Writer<'_> {
 
     fn record(&self, seq: u64, t_ns: u64, acked_ns: Option<u64>) -> Result<()> {
         let value = value_of(self.options.seed, self.conn, seq);
-        let event = ClientEvent::Write { t_ns, acked_ns, conn: self.conn, seq, value };
+        let event = ClientEvent::Write {
+            t_ns,
+            acked_ns,
+            conn: self.conn,
+            seq,
+            value,
+        };
         self.shared.history.write(&event)
     }
 
@@ -266,7 +298,12 @@ impl Writer<'_> {
             };
             let t_ns = now_ns();
             for (seq, value) in batch.iter().zip(values) {
-                let read = ClientEvent::Read { t_ns, conn: self.conn, seq: *seq, value };
+                let read = ClientEvent::Read {
+                    t_ns,
+                    conn: self.conn,
+                    seq: *seq,
+                    value,
+                };
                 self.shared.history.write(&read)?;
             }
         }
@@ -281,7 +318,9 @@ pub fn ping(server: SocketAddr, wait: Duration) -> io::Result<()> {
     link.send(&command(&[b"PING"]))?;
     match link.reply()? {
         Reply::Status(text) if text == "PONG" => Ok(()),
-        other => Err(io::Error::other(format!("PING was answered with {other:?}"))),
+        other => Err(io::Error::other(format!(
+            "PING was answered with {other:?}"
+        ))),
     }
 }
 
@@ -318,7 +357,11 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LOOK_EVERY.min(wait)))?;
         stream.set_write_timeout(Some(REPLY_WAIT))?;
-        Ok(Self { stream, buffer: Vec::new(), wait })
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+            wait,
+        })
     }
 
     fn send(&mut self, request: &[u8]) -> io::Result<()> {
@@ -334,7 +377,12 @@ impl Connection {
             }
             let mut piece = [0u8; 16384];
             match self.stream.read(&mut piece) {
-                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed by the peer")),
+                Ok(0) => {
+                    return Err(io::Error::new(
+                        ErrorKind::UnexpectedEof,
+                        "closed by the peer",
+                    ));
+                }
                 Ok(length) => self.buffer.extend_from_slice(&piece[..length]),
                 Err(error) if is_wait(&error) => {
                     if Instant::now() > deadline {
@@ -349,36 +397,53 @@ impl Connection {
 }
 
 fn is_wait(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
 }
 
 /// The first whole reply in `bytes` and its length; `None`: not all of it is here yet.
 fn parse_reply(bytes: &[u8]) -> io::Result<Option<(Reply, usize)>> {
-    let Some((line, mut at)) = line_at(bytes, 0) else { return Ok(None) };
+    let Some((line, mut at)) = line_at(bytes, 0) else {
+        return Ok(None);
+    };
     match line.split_at_checked(1) {
         Some(("+", text)) => Ok(Some((Reply::Status(text.to_owned()), at))),
         Some(("-", text)) => Ok(Some((Reply::Error(text.to_owned()), at))),
         Some(("*", count)) => {
             let mut values = Vec::new();
             for _ in 0..number(count)? {
-                let Some((value, end)) = bulk_at(bytes, at)? else { return Ok(None) };
+                let Some((value, end)) = bulk_at(bytes, at)? else {
+                    return Ok(None);
+                };
                 values.push(value);
                 at = end;
             }
             Ok(Some((Reply::Array(values), at)))
         }
-        _ => Err(io::Error::other(format!("a reply that is not known: {line:?}"))),
+        _ => Err(io::Error::other(format!(
+            "a reply that is not known: {line:?}"
+        ))),
     }
 }
 
 fn bulk_at(bytes: &[u8], at: usize) -> io::Result<Option<(Option<String>, usize)>> {
-    let Some((line, start)) = line_at(bytes, at) else { return Ok(None) };
+    let Some((line, start)) = line_at(bytes, at) else {
+        return Ok(None);
+    };
     let Some(length) = line.strip_prefix('$') else {
-        return Err(io::Error::other(format!("no string where one belongs: {line:?}")));
+        return Err(io::Error::other(format!(
+            "no string where one belongs: {line:?}"
+        )));
     };
     let length = number(length)?;
-    let Ok(length) = usize::try_from(length) else { return Ok(Some((None, start))) };
-    let Some(content) = bytes.get(start..start + length + 2) else { return Ok(None) };
+    let Ok(length) = usize::try_from(length) else {
+        return Ok(Some((None, start)));
+    };
+    let Some(content) = bytes.get(start..start + length + 2) else {
+        return Ok(None);
+    };
     let text = String::from_utf8_lossy(&content[..length]).into_owned();
     Ok(Some((Some(text), start + length + 2)))
 }
@@ -387,7 +452,10 @@ fn bulk_at(bytes: &[u8], at: usize) -> io::Result<Option<(Option<String>, usize)
 fn line_at(bytes: &[u8], at: usize) -> Option<(String, usize)> {
     let rest = bytes.get(at..)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
-    Some((String::from_utf8_lossy(&rest[..end]).into_owned(), at + end + 2))
+    Some((
+        String::from_utf8_lossy(&rest[..end]).into_owned(),
+        at + end + 2,
+    ))
 }
 
 /// A count or length; redis keeps both below 512 MiB.
@@ -421,7 +489,12 @@ mod tests {
 
     #[test]
     fn values_differ_by_seed_connection_and_number() {
-        let all = [value_of(1, 0, 0), value_of(2, 0, 0), value_of(1, 1, 0), value_of(1, 0, 1)];
+        let all = [
+            value_of(1, 0, 0),
+            value_of(2, 0, 0),
+            value_of(1, 1, 0),
+            value_of(1, 0, 1),
+        ];
         for (i, value) in all.iter().enumerate() {
             assert_eq!(all.iter().position(|other| other == value), Some(i));
         }
@@ -462,10 +535,23 @@ mod tests {
         client.finish().unwrap();
         let events: Vec<ClientEvent> = read_lines(&path).unwrap();
         let acknowledged = |event: &&ClientEvent| {
-            matches!(event, ClientEvent::Write { acked_ns: Some(_), .. })
+            matches!(
+                event,
+                ClientEvent::Write {
+                    acked_ns: Some(_),
+                    ..
+                }
+            )
         };
         assert_eq!(events.iter().filter(acknowledged).count(), 3);
-        assert!(events.iter().any(|event| matches!(event, ClientEvent::Write { acked_ns: None, .. })));
-        assert!(matches!(events.last(), Some(ClientEvent::Broken { conn: 0, .. })));
+        assert!(
+            events
+                .iter()
+                .any(|event| matches!(event, ClientEvent::Write { acked_ns: None, .. }))
+        );
+        assert!(matches!(
+            events.last(),
+            Some(ClientEvent::Broken { conn: 0, .. })
+        ));
     }
 }

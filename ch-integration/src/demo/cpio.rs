@@ -98,7 +98,11 @@ mod tests {
         assert_eq!(&bytes[..6], b"070701");
         assert_eq!(&bytes[14..22], b"000081ed", "mode: a file, 0755");
         assert_eq!(&bytes[54..62], b"00000005", "size of the content");
-        assert_eq!(&bytes[94..102], b"00000005", "size of the name with its zero");
+        assert_eq!(
+            &bytes[94..102],
+            b"00000005",
+            "size of the name with its zero"
+        );
         assert_eq!(&bytes[110..115], b"init\0");
         assert_eq!(bytes[116..121], *b"hello");
         assert_eq!(bytes.len() % 4, 0);
@@ -110,7 +114,12 @@ mod tests {
             let mut cpio = CpioWriter::new(Vec::new());
             cpio.file("f", 0o644, &vec![7; length]).unwrap();
             let bytes = cpio.finish().unwrap();
-            let second = bytes.windows(6).skip(6).position(|w| w == b"070701").unwrap() + 6;
+            let second = bytes
+                .windows(6)
+                .skip(6)
+                .position(|w| w == b"070701")
+                .unwrap()
+                + 6;
             assert_eq!(second % 4, 0, "content of {length} bytes");
         }
     }

@@ -113,17 +113,30 @@ pub struct EventTail {
 impl EventTail {
     /// Follows a file that need not exist yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), offset: 0, partial: Vec::new() }
+        Self {
+            path: path.to_owned(),
+            offset: 0,
+            partial: Vec::new(),
+        }
     }
 
     /// Events whose lines are complete by now. A line that doesn't parse is passed over:
     /// the checker, which reads the whole file, reports it.
     pub fn poll(&mut self) -> Result<Vec<NodeEvent>> {
-        let Ok(mut file) = File::open(&self.path) else { return Ok(Vec::new()) };
-        file.seek(SeekFrom::Start(self.offset)).context("seek in the events")?;
-        let read = file.read_to_end(&mut self.partial).context("read the events")?;
+        let Ok(mut file) = File::open(&self.path) else {
+            return Ok(Vec::new());
+        };
+        file.seek(SeekFrom::Start(self.offset))
+            .context("seek in the events")?;
+        let read = file
+            .read_to_end(&mut self.partial)
+            .context("read the events")?;
         self.offset += u64::try_from(read).unwrap_or(0);
-        let whole = self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole = self
+            .partial
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
         let lines: Vec<u8> = self.partial.drain(..whole).collect();
         Ok(lines
             .split(|byte| *byte == b'\n')
@@ -147,7 +160,13 @@ mod tests {
 "#;
         let events: Vec<NodeEvent> = parse_lines(text).unwrap();
         assert_eq!(events.len(), 4);
-        assert!(matches!(&events[0].kind, EventKind::Role { primary: Some(1), .. }));
+        assert!(matches!(
+            &events[0].kind,
+            EventKind::Role {
+                primary: Some(1),
+                ..
+            }
+        ));
         assert_eq!(events[1].kind, EventKind::Serving);
         assert_eq!(events[2].kind, EventKind::Other);
         assert!(matches!(&events[3].kind, EventKind::Sync(sync) if sync.divergent == 1));
@@ -160,7 +179,8 @@ mod tests {
         let mut tail = EventTail::new(&path);
         assert!(tail.poll().unwrap().is_empty(), "the file is not there yet");
         let mut file = File::create(&path).unwrap();
-        file.write_all(b"{\"t_ns\":1,\"event\":\"serving\"}\n{\"t_ns\":2,\"ev").unwrap();
+        file.write_all(b"{\"t_ns\":1,\"event\":\"serving\"}\n{\"t_ns\":2,\"ev")
+            .unwrap();
         assert_eq!(tail.poll().unwrap().len(), 1);
         file.write_all(b"ent\":\"serving\"}\n").unwrap();
         assert_eq!(tail.poll().unwrap()[0].t_ns, 2);

@@ -21,8 +21,8 @@ const REDIS: &str = "/usr/bin/redis-check-rdb";
 
 /// Modules in the order in which they must be inserted. `false`: newer kernels only.
 const MODULES: [(&str, bool); 9] = [
-    ("virtio", true),
     ("virtio_ring", true),
+    ("virtio", true),
     ("virtio_pci_modern_dev", true),
     ("virtio_pci_legacy_dev", true),
     ("virtio_pci", true),
@@ -61,9 +61,11 @@ pub fn cache_dir() -> PathBuf {
     if let Some(dir) = std::env::var_os("PLOVER_CACHE") {
         return PathBuf::from(dir);
     }
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache")
-    });
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache")
+        });
     base.join("plover")
 }
 
@@ -84,7 +86,11 @@ impl GuestImage {
                 .with_context(|| format!("build the guest image {}", initrd.display()))?;
         }
         let description = format!("Linux {} with busybox and redis-server", kernel.version);
-        Ok(Self { kernel: kernel.image, initrd, description })
+        Ok(Self {
+            kernel: kernel.image,
+            initrd,
+            description,
+        })
     }
 }
 
@@ -98,16 +104,24 @@ struct Kernel {
 fn newest_kernel(cache: &Path) -> Result<Kernel> {
     let mut found = Vec::new();
     for root in [PathBuf::from("/"), cache.join("guest-kernel")] {
-        let Ok(entries) = fs::read_dir(root.join("boot")) else { continue };
+        let Ok(entries) = fs::read_dir(root.join("boot")) else {
+            continue;
+        };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(version) = name.strip_prefix("vmlinuz-") else { continue };
+            let Some(version) = name.strip_prefix("vmlinuz-") else {
+                continue;
+            };
             let modules = ["lib/modules", "usr/lib/modules"]
                 .iter()
                 .map(|base| root.join(base).join(version))
                 .find(|path| path.is_dir());
             if let (true, Some(modules)) = (version.contains("cloud-amd64"), modules) {
-                found.push(Kernel { version: version.to_owned(), image: entry.path(), modules });
+                found.push(Kernel {
+                    version: version.to_owned(),
+                    image: entry.path(),
+                    modules,
+                });
             }
         }
     }
@@ -118,14 +132,23 @@ fn newest_kernel(cache: &Path) -> Result<Kernel> {
 }
 
 fn version_numbers(version: &str) -> Vec<u64> {
-    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+    version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok())
+        .collect()
 }
 
 /// Shared libraries that a program needs, as `ldd` finds them, with the loader.
 fn libraries_of(program: &str) -> Result<BTreeSet<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("run ldd")?;
+    let output = Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("run ldd")?;
     if !output.status.success() {
-        bail!("ldd {program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "ldd {program}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     let text = String::from_utf8_lossy(&output.stdout);
     if let Some(line) = text.lines().find(|line| line.contains("not found")) {
@@ -164,7 +187,9 @@ fn build(target: &Path, kernel: &Kernel, libraries: &BTreeSet<PathBuf>) -> Resul
 }
 
 fn add_skeleton<W: Write>(cpio: &mut CpioWriter<W>) -> Result<()> {
-    for path in ["bin", "dev", "modules", "proc", "sys", "tmp", "usr", "usr/bin"] {
+    for path in [
+        "bin", "dev", "modules", "proc", "sys", "tmp", "usr", "usr/bin",
+    ] {
         cpio.directory(path)?;
     }
     // The kernel opens /dev/console before init could mount anything.
@@ -198,7 +223,10 @@ fn find_module(folder: &Path, name: &str) -> Option<PathBuf> {
         let file_name = entry.file_name().to_string_lossy().replace('-', "_");
         if path.is_dir() {
             below.push(path);
-        } else if file_name.split_once(".ko").is_some_and(|(stem, _)| stem == name) {
+        } else if file_name
+            .split_once(".ko")
+            .is_some_and(|(stem, _)| stem == name)
+        {
             return Some(path);
         }
     }
@@ -231,7 +259,13 @@ fn add_programs<W: Write>(cpio: &mut CpioWriter<W>, libraries: &BTreeSet<PathBuf
     cpio.file("usr/bin/redis-server", 0o755, &read(Path::new(REDIS))?)?;
     let mut folders = BTreeSet::new();
     for library in libraries {
-        for folder in library.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        for folder in library
+            .ancestors()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+        {
             let name = folder.to_string_lossy();
             if name != "/" && !["/usr", "/usr/bin"].contains(&name.as_ref()) {
                 if folders.insert(folder.to_path_buf()) {
@@ -264,6 +298,9 @@ mod tests {
         fs::write(deep.join("virtio_net.ko"), b"x").unwrap();
         let found = find_module(folder.path(), "net_failover").unwrap();
         assert!(found.ends_with("drivers/net/net-failover.ko.xz"));
-        assert!(find_module(folder.path(), "virtio").is_none(), "a prefix is not the name");
+        assert!(
+            find_module(folder.path(), "virtio").is_none(),
+            "a prefix is not the name"
+        );
     }
 }

@@ -131,7 +131,9 @@ impl JsonLines {
     /// Creates the file.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-        Ok(Self { out: Mutex::new(BufWriter::with_capacity(1 << 16, file)) })
+        Ok(Self {
+            out: Mutex::new(BufWriter::with_capacity(1 << 16, file)),
+        })
     }
 
     /// Adds a line, buffered.
@@ -147,7 +149,9 @@ impl JsonLines {
     }
 
     fn lock(&self) -> Result<std::sync::MutexGuard<'_, BufWriter<File>>> {
-        self.out.lock().map_err(|_| anyhow!("a thread that wrote records panicked"))
+        self.out
+            .lock()
+            .map_err(|_| anyhow!("a thread that wrote records panicked"))
     }
 }
 
@@ -160,7 +164,10 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 
 /// Parses whole lines, see [`read_lines`].
 pub fn parse_lines<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>> {
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let whole = bytes
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
     let mut records = Vec::new();
     for (index, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
         if line.is_empty() {

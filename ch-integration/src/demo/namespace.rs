@@ -27,7 +27,9 @@ impl Namespace {
     /// Creates a namespace without IPv6, so that nothing chatters in it by itself.
     pub fn create(name: &str) -> Result<Self> {
         run_ip(&["netns", "add", name])?;
-        let namespace = Self { name: name.to_owned() };
+        let namespace = Self {
+            name: name.to_owned(),
+        };
         namespace.enter(|| -> Result<()> {
             for scope in ["all", "default"] {
                 let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
@@ -89,11 +91,17 @@ impl Namespace {
             .spawn()
             .context("start ip")?;
         if let Some(mut input) = child.stdin.take() {
-            input.write_all(lines.as_bytes()).context("give ip its commands")?;
+            input
+                .write_all(lines.as_bytes())
+                .context("give ip its commands")?;
         }
         let output = child.wait_with_output().context("wait for ip")?;
         if !output.status.success() {
-            bail!("ip in {}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "ip in {}: {}",
+                self.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(())
     }
@@ -113,7 +121,10 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.name) {
-            eprintln!("plover demo: namespace {} is left behind: {error:#}", self.name);
+            eprintln!(
+                "plover demo: namespace {} is left behind: {error:#}",
+                self.name
+            );
         }
     }
 }
@@ -132,7 +143,9 @@ impl Entrance {
 
     /// An entrance to the namespace the caller is in already.
     pub fn here() -> Self {
-        Self { path: PathBuf::from("/proc/thread-self/ns/net") }
+        Self {
+            path: PathBuf::from("/proc/thread-self/ns/net"),
+        }
     }
 }
 
@@ -144,13 +157,21 @@ pub fn remove(name: &str) -> Result<()> {
 
 /// Names of all namespaces that `ip netns` knows.
 pub fn list() -> Vec<String> {
-    let Ok(entries) = fs::read_dir(NETNS_DIR) else { return Vec::new() };
-    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    let Ok(entries) = fs::read_dir(NETNS_DIR) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Runs `ip` with arguments and reports what it complains of.
 pub fn run_ip(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(arguments).output().context("run ip (iproute2)")?;
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .context("run ip (iproute2)")?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
         bail!("ip {}: {}", arguments.join(" "), complaint.trim());
@@ -168,7 +189,9 @@ fn pids_in(namespace: &Path) -> Vec<i32> {
     else {
         return Vec::new();
     };
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     processes
         .flatten()
@@ -194,7 +217,10 @@ fn kill_all_in(namespace: &Path) -> Result<usize> {
             return Ok(first.len());
         }
         if Instant::now() > deadline {
-            bail!("processes {left:?} in {} survive SIGKILL", namespace.display());
+            bail!(
+                "processes {left:?} in {} survive SIGKILL",
+                namespace.display()
+            );
         }
         for pid in left {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

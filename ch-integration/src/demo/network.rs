@@ -131,7 +131,9 @@ impl Network {
         let name = host.name();
         let mut lines = format!("link set rep-{name} down\n");
         if host.is_replica() {
-            lines.push_str(&format!("link set up-{name} down\nlink set sync-{name} down\n"));
+            lines.push_str(&format!(
+                "link set up-{name} down\nlink set sync-{name} down\n"
+            ));
         }
         self.switch.ip_batch(&lines)
     }
@@ -142,14 +144,35 @@ impl Network {
             lines.push_str(&quiet_bridge(bridge));
         }
         lines.push_str(&format!("link set repsw mtu {REPLICATION_MTU}\n"));
-        lines.push_str(&veth("upsw", "up-cl", "cl0", self.client.name(), 1500, None));
+        lines.push_str(&veth(
+            "upsw",
+            "up-cl",
+            "cl0",
+            self.client.name(),
+            1500,
+            None,
+        ));
         for host in Host::ALL {
             let (name, inside) = (host.name(), self.host(host).name());
             let mac = host.replication_mac();
             let mtu = REPLICATION_MTU;
-            lines.push_str(&veth("repsw", &format!("rep-{name}"), "rep0", inside, mtu, Some(&mac)));
+            lines.push_str(&veth(
+                "repsw",
+                &format!("rep-{name}"),
+                "rep0",
+                inside,
+                mtu,
+                Some(&mac),
+            ));
             if host.is_replica() {
-                lines.push_str(&veth("upsw", &format!("up-{name}"), "up0", inside, 1500, None));
+                lines.push_str(&veth(
+                    "upsw",
+                    &format!("up-{name}"),
+                    "up0",
+                    inside,
+                    1500,
+                    None,
+                ));
                 let port = format!("sync-{name}");
                 lines.push_str(&veth("synsw", &port, "sync0", inside, 1500, None));
             }
@@ -188,7 +211,10 @@ fn inside_host(host: Host) -> String {
         lines.push_str("link set up0 master upbr up\n");
         lines.push_str("tuntap add dev dtap0 mode tap multi_queue\n");
         lines.push_str("link set dtap0 master upbr up\n");
-        lines.push_str(&format!("addr add {}/24 dev sync0\nlink set sync0 up\n", host.sync_ip()));
+        lines.push_str(&format!(
+            "addr add {}/24 dev sync0\nlink set sync0 up\n",
+            host.sync_ip()
+        ));
     }
     lines
 }
@@ -211,7 +237,11 @@ fn pid_of(name: &str) -> Option<u32> {
     let mut parts = name.strip_prefix(PREFIX)?.split('-');
     let pid = parts.next()?.parse().ok()?;
     let _run: u32 = parts.next()?.parse().ok()?;
-    matches!((parts.next()?, parts.next()), ("a" | "b" | "w" | "cl" | "sw", None)).then_some(pid)
+    matches!(
+        (parts.next()?, parts.next()),
+        ("a" | "b" | "w" | "cl" | "sw", None)
+    )
+    .then_some(pid)
 }
 
 #[cfg(test)]
@@ -221,7 +251,13 @@ mod tests {
     #[test]
     fn only_namespaces_of_ours_are_ever_candidates_for_removal() {
         assert_eq!(pid_of("plv-4711-0-sw"), Some(4711));
-        for foreign in ["plv-4711-0", "plv-x-0-a", "plv-4711-0-a-b", "web", "plv-4711-0-zz"] {
+        for foreign in [
+            "plv-4711-0",
+            "plv-x-0-a",
+            "plv-4711-0-a-b",
+            "web",
+            "plv-4711-0-zz",
+        ] {
             assert_eq!(pid_of(foreign), None, "{foreign}");
         }
     }
