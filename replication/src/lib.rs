@@ -1,4 +1,13 @@
 //! The input log, epochs, roles and the output rule.
 
+pub mod core;
+pub mod epoch;
+pub mod group;
+pub mod input;
+pub mod lease;
+pub mod limits;
+pub mod output_rule;
+pub mod plan;
 pub mod storage;
+pub mod transport;
 pub mod wire;

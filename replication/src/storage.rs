@@ -329,8 +329,10 @@ impl Storage for LogStorage {
         if self.snapshot.0 == 0 || self.snapshot.0 < request_index {
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }
-        let mut snapshot = Snapshot::default();
-        snapshot.data = data.clone();
+        let mut snapshot = Snapshot {
+            data: data.clone(),
+            ..Snapshot::default()
+        };
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = self.snapshot;
         metadata.set_conf_state(self.conf_state.clone());

@@ -31,6 +31,20 @@ pub const SNAPSHOT_BYTES_MAX: usize = 64 * 1024;
 /// A million elections or bursts a second need 146,000 years to get there.
 pub const INDEX_AND_TERM_MAX: u64 = 1 << 62;
 
+/// Fragments of one message, at most: [`MESSAGE_BYTES_MAX`] at [`MTU_BYTES_MIN`].
+pub const FRAGMENTS_MAX: usize = 256;
+
+/// Smallest MTU of a replication link: what every IPv4 network carries.
+pub const MTU_BYTES_MIN: usize = 576;
+
+/// Largest MTU of a replication link: jumbo frames.
+pub const MTU_BYTES_MAX: usize = 9600;
+
+/// Messages of one peer that may be incomplete at once. A peer sends its messages in order, so
+/// more than a few means that fragments were lost. Bounds the memory of a hostile peer to this
+/// many times [`MESSAGE_BYTES_MAX`].
+pub const REASSEMBLY_SLOTS: usize = 8;
+
 const _: () = assert!(ENTRY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(APPEND_ENTRIES_MAX <= u16::MAX as usize);
 const _: () = assert!(SNAPSHOT_BYTES_MAX < MESSAGE_BYTES_MAX / 2 + 1);

@@ -252,11 +252,14 @@ fn decode_append(message: &mut Message, fields: &mut Fields) -> Result<(), WireE
 }
 
 fn decode_entry(index: u64, fields: &mut Fields) -> Result<Entry, WireError> {
-    let mut entry = Entry::default();
-    entry.index = index;
-    entry.term = fields.positive("entry term")?;
+    let term = fields.positive("entry term")?;
     let length = usize::from(fields.u16()?);
-    entry.data = fields.slice(length)?;
+    let entry = Entry {
+        index,
+        term,
+        data: fields.slice(length)?,
+        ..Entry::default()
+    };
     // A new leader's first entry is empty. Any other is checked here: once it is in the log, all
     // three nodes have to apply it.
     if !entry.data.is_empty() {
