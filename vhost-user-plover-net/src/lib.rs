@@ -1,1 +1,22 @@
 //! The vhost-user-net backend: a packet's path between uplink, log and guest.
+//!
+//! The guest side: [`channel`] makes a [`GuestNic`] for the poll core and the [`ControlSide`] for
+//! the [`VhostUserServer`], which sets the card up as the VMM asks.
+
+mod control;
+mod error;
+mod event_fd;
+mod guest_nic;
+pub mod limits;
+mod metrics;
+pub mod ring;
+
+pub use control::mailbox::MailboxError;
+pub use control::{
+    ControlSide, MemoryEvent, MemoryListener, MemoryMap, NicConfig, Region, VhostUserServer,
+    channel,
+};
+pub use error::{Refusal, ServerError};
+pub use event_fd::EventFdError;
+pub use guest_nic::{Delivery, FaultReport, GuestNic, NicState};
+pub use metrics::{ControlCounters, Counter, NicCounters};

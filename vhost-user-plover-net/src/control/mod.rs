@@ -1,0 +1,15 @@
+//! The control plane: the vhost-user server, and the mailbox through which it reaches the poll
+//! core. No packet passes here.
+
+mod backend;
+pub mod mailbox;
+mod memory;
+mod session;
+mod vhost_user;
+mod vring;
+
+#[cfg(test)]
+mod tests;
+
+pub use memory::{MemoryEvent, MemoryListener, MemoryMap, Region};
+pub use vhost_user::{ControlSide, NicConfig, VhostUserServer, channel};

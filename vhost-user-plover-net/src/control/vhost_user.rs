@@ -1,0 +1,288 @@
+//! The vhost-user server: one VMM at a time, one connection after another on the same socket.
+//! A connection that ends, for whatever reason, leaves the server listening.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{error, info, warn};
+use vhost::vhost_user::{Error as ProtocolError, Listener};
+use vhost_user_backend::{Error as DaemonError, ShutdownHandle, VhostUserDaemon};
+use vm_memory::GuestMemoryAtomic;
+
+use super::backend::Backend;
+use super::mailbox::mailbox;
+use super::memory::MemoryListener;
+use super::session::{Session, Station, lock};
+use super::vring::making_vrings_of;
+use crate::error::ServerError;
+use crate::event_fd::EventFd;
+use crate::guest_nic::{FaultReport, GuestNic};
+use crate::limits::{ACCEPT_RETRY_MS, FAULT_REPORTS};
+use crate::metrics::ControlCounters;
+use crate::ring::VmmMemory;
+
+/// What a card is made with.
+pub struct NicConfig {
+    /// Told of every memory table, on the control thread.
+    pub on_memory: MemoryListener,
+}
+
+/// The control thread's end of a card.
+pub struct ControlSide {
+    station: Station,
+    faults: Receiver<FaultReport>,
+}
+
+/// Makes a card: one end for the server, one for the poll core.
+pub fn channel(config: NicConfig) -> io::Result<(ControlSide, GuestNic)> {
+    let (caller, callee) = mailbox()?;
+    let (fault_sender, faults) = bounded(FAULT_REPORTS);
+    let station = Station {
+        caller,
+        listener: config.on_memory,
+        written: None,
+    };
+    Ok((
+        ControlSide { station, faults },
+        GuestNic::new(callee, fault_sender),
+    ))
+}
+
+/// A running server. Ends with [`Self::stop`] or when dropped.
+pub struct VhostUserServer {
+    ending: Arc<Ending>,
+    counters: Arc<ControlCounters>,
+    threads: Vec<JoinHandle<()>>,
+    stop_log: Option<Sender<()>>,
+}
+
+struct Ending {
+    wanted: EventFd,
+    connection: Mutex<Connection>,
+}
+
+#[derive(Default)]
+struct Connection {
+    ended: bool,
+    hangup: Option<ShutdownHandle>,
+}
+
+impl VhostUserServer {
+    /// Listens on `socket`, replacing what is there.
+    pub fn start(socket: &Path, control: ControlSide) -> Result<Self, ServerError> {
+        let listen = |source| ServerError::Listen {
+            path: socket.to_owned(),
+            source,
+        };
+        remove_stale(socket).map_err(listen)?;
+        let listener = UnixListener::bind(socket).map_err(listen)?;
+        // Accepting must not block: the client may be gone again by then.
+        listener.set_nonblocking(true).map_err(listen)?;
+        let ending = Arc::new(Ending {
+            wanted: EventFd::new().map_err(ServerError::EventFd)?,
+            connection: Mutex::default(),
+        });
+        let counters = Arc::new(ControlCounters::default());
+        let (stop_log, log_stopped) = bounded(0);
+        let mut server = Self {
+            ending: Arc::clone(&ending),
+            counters: Arc::clone(&counters),
+            threads: Vec::new(),
+            stop_log: Some(stop_log),
+        };
+        let ControlSide { station, faults } = control;
+        server.spawn("plover-ringlog", move || log_faults(&faults, &log_stopped))?;
+        let serving = Serving {
+            socket: socket.to_owned(),
+            watched: listener.try_clone().map_err(listen)?,
+            listener: Listener::from(listener),
+            station: Arc::new(Mutex::new(station)),
+            counters,
+            ending,
+        };
+        server.spawn("plover-vhost", move || serving.run())?;
+        Ok(server)
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<ControlCounters> {
+        &self.counters
+    }
+
+    /// Hangs up on the VMM, stops listening and waits for the threads.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    fn spawn(
+        &mut self,
+        thread: &'static str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), ServerError> {
+        let handle = std::thread::Builder::new()
+            .name(thread.to_owned())
+            .spawn(run)
+            .map_err(|source| ServerError::Thread { thread, source })?;
+        self.threads.push(handle);
+        Ok(())
+    }
+}
+
+impl Drop for VhostUserServer {
+    fn drop(&mut self) {
+        {
+            let mut connection = lock(&self.ending.connection);
+            connection.ended = true;
+            if let Some(hangup) = &connection.hangup {
+                hangup.shutdown();
+            }
+        }
+        self.ending.wanted.signal();
+        self.stop_log = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                error!("a control thread panicked");
+            }
+        }
+    }
+}
+
+/// The control thread.
+struct Serving {
+    socket: PathBuf,
+    listener: Listener,
+    /// The same socket, to wait on.
+    watched: UnixListener,
+    station: Arc<Mutex<Station>>,
+    counters: Arc<ControlCounters>,
+    ending: Arc<Ending>,
+}
+
+impl Serving {
+    fn run(mut self) {
+        info!(socket = %self.socket.display(), "waiting for a VMM");
+        while self.wait_for_client() {
+            self.serve_one();
+        }
+        let _ = std::fs::remove_file(&self.socket);
+    }
+
+    /// False when the server is to end.
+    fn wait_for_client(&self) -> bool {
+        loop {
+            let mut fds = [
+                PollFd::new(self.watched.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.ending.wanted.as_fd(), PollFlags::POLLIN),
+            ];
+            // Interrupted by a signal: look again.
+            let _ = poll(&mut fds, PollTimeout::NONE);
+            if lock(&self.ending.connection).ended {
+                return false;
+            }
+            if fds[0].any().unwrap_or(false) {
+                return true;
+            }
+        }
+    }
+
+    fn serve_one(&mut self) {
+        let session = Arc::new(Session::new(
+            Arc::clone(&self.station),
+            Arc::clone(&self.counters),
+        ));
+        self.counters.connections.add(1);
+        let result = self.run_connection(&session);
+        lock(&self.ending.connection).hangup = None;
+        let refusal = session.take_refusal();
+        if let Err(silent) = session.disconnect() {
+            error!(error = %silent, "the poll core was not told that the VMM has gone");
+        }
+        match (refusal, result) {
+            (Some(refusal), _) => {
+                self.counters.connections_refused.add(1);
+                let reason = chain(&refusal);
+                warn!(reason, "VMM refused, its connection dropped");
+            }
+            (None, Err(DaemonError::HandleRequest(ProtocolError::Disconnected)) | Ok(())) => {
+                info!("VMM disconnected");
+            }
+            (None, Err(DaemonError::WaitDaemon(_))) => {
+                self.counters.handler_panics.add(1);
+                error!("the message handler panicked, its connection dropped");
+            }
+            (None, Err(DaemonError::CreateBackendListener(error))) => {
+                warn!(%error, "a connection can't be accepted");
+                self.pause();
+            }
+            (None, Err(error)) => {
+                self.counters.connections_refused.add(1);
+                warn!(%error, "malformed message, connection dropped");
+            }
+        }
+    }
+
+    fn run_connection(&mut self, session: &Arc<Session>) -> Result<(), DaemonError> {
+        let memory = GuestMemoryAtomic::new(VmmMemory::new());
+        let backend = Backend(Arc::clone(session));
+        let mut daemon = making_vrings_of(session, || {
+            VhostUserDaemon::new("plover-vu-msg".to_owned(), backend, memory)
+        })?;
+        if let Err(silent) = session.connect() {
+            session.refuse(silent.into());
+        }
+        daemon.start(&mut self.listener)?;
+        if let Some(hangup) = daemon.shutdown_handle() {
+            session.set_hangup(hangup.clone());
+            let mut connection = lock(&self.ending.connection);
+            if connection.ended {
+                hangup.shutdown();
+            }
+            connection.hangup = Some(hangup);
+        }
+        daemon.wait()
+    }
+
+    fn pause(&self) {
+        let mut fds = [PollFd::new(self.ending.wanted.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::from(ACCEPT_RETRY_MS));
+    }
+}
+
+/// Logs ring faults until the server ends or the poll core does.
+fn log_faults(faults: &Receiver<FaultReport>, stopped: &Receiver<()>) {
+    loop {
+        select! {
+            recv(faults) -> report => match report {
+                Ok(FaultReport { ring, fault }) => {
+                    warn!(%ring, reason = %fault, "ring stopped: the guest broke it");
+                }
+                Err(_) => return,
+            },
+            recv(stopped) -> _ => return,
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
+
+/// Removes a socket that an earlier run left behind; anything else there is an error of `bind`.
+fn remove_stale(socket: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::symlink_metadata(socket) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(socket),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,66 @@
+//! Every bound of this crate, with its reason. Nothing here is a tuning knob of a user's.
+
+use std::time::Duration;
+
+use plover_types::limits::{PACKET_BYTES_MAX, PACKET_BYTES_MIN, PAGE_BYTES};
+
+/// Descriptors in a ring. QEMU and Cloud Hypervisor default to 256 and allow up to 1024.
+pub const QUEUE_SIZE_MAX: u16 = 1024;
+
+/// Rings of the device: one receive, one transmit.
+pub const RINGS: usize = 2;
+
+/// Descriptors in one chain, an indirect table's included. The specification forbids chains
+/// longer than the ring; a table may not make us read more than that.
+pub const CHAIN_DESCRIPTORS_MAX: usize = QUEUE_SIZE_MAX as usize;
+
+/// Bytes in a virtio-net header with `num_buffers`.
+pub const NET_HEADER_BYTES: usize = 12;
+
+/// Bytes in a virtio-net header of a legacy driver without mergeable buffers.
+pub const NET_HEADER_LEGACY_BYTES: usize = 10;
+
+/// Bytes in the longest frame taken from or given to the guest.
+pub const FRAME_BYTES_MAX: usize = PACKET_BYTES_MAX;
+
+/// Bytes in the shortest frame taken from the guest.
+pub const FRAME_BYTES_MIN: usize = PACKET_BYTES_MIN;
+
+/// Pieces of guest memory that one received packet may be spread over: a hostile guest may post
+/// buffers of one byte, and each piece holds at least one.
+pub const SEGMENTS_MAX: usize = NET_HEADER_BYTES + FRAME_BYTES_MAX;
+
+/// Memory regions in a table: as many fds as one vhost-user message carries.
+pub const MEMORY_REGIONS_MAX: usize = 32;
+
+/// First guest physical address that no region may reach: x86-64 user addresses end here, and
+/// DPDK's virtio_user sends those as guest addresses. Bounds the bitmap (4 GiB, sparse).
+pub const GUEST_ADDRESS_END_MAX: u64 = 1 << 47;
+
+/// How long the control thread waits for the poll core. A core that is silent for so long is
+/// stuck, and the VMM's connection is dropped rather than the VMM hung.
+pub const CORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Requests in the mailbox. The control thread waits for each answer, so more than one means
+/// that it gave up on one.
+pub const MAILBOX_REQUESTS: usize = 16;
+
+/// Ring faults waiting to be logged; beyond it only the counter knows.
+pub const FAULT_REPORTS: usize = 16;
+
+/// Pause after a failed accept (out of fds), so that it does not spin.
+pub const ACCEPT_RETRY_MS: u16 = 100;
+
+/// Guest pages of one bitmap word.
+pub const WORD_PAGES: u64 = u64::BITS as u64;
+
+/// Bytes of guest memory that one bit of the written-pages bitmap stands for.
+pub const LOG_PAGE_BYTES: u64 = PAGE_BYTES as u64;
+
+const _: () = assert!(QUEUE_SIZE_MAX.is_power_of_two());
+const _: () = assert!(FRAME_BYTES_MIN < FRAME_BYTES_MAX);
+const _: () = assert!(NET_HEADER_LEGACY_BYTES < NET_HEADER_BYTES);
+const _: () = assert!(LOG_PAGE_BYTES.is_power_of_two());
+const _: () = assert!(GUEST_ADDRESS_END_MAX.is_multiple_of(LOG_PAGE_BYTES * WORD_PAGES));
+// The bitmap is shared byte by byte and written word by word: the two agree on this only.
+const _: () = assert!(cfg!(target_endian = "little"));
