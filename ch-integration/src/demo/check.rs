@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::events::{EventKind, NodeEvent, SyncRecord};
 use super::history::{
@@ -64,7 +64,7 @@ impl Records {
 }
 
 /// A run's table.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// What the run was.
     pub run: RunRecord,
@@ -99,7 +99,7 @@ pub struct Report {
 }
 
 /// The syncs of a run, summed up.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SyncSummary {
     /// Syncs that ended.
     pub ended: u64,
@@ -149,6 +149,7 @@ pub fn check(records: &Records) -> Report {
     report.ok = report.lost == 0
         && report.not_read_back == 0
         && report.broken_connections == 0
+        && report.run.benchmark_failed.is_none()
         && report.acknowledged > 0
         && (kills.is_empty() || report.acknowledged_after_kill > 0);
     report

@@ -267,10 +267,9 @@ fn add_programs<W: Write>(cpio: &mut CpioWriter<W>, libraries: &BTreeSet<PathBuf
             .rev()
         {
             let name = folder.to_string_lossy();
-            if name != "/" && !["/usr", "/usr/bin"].contains(&name.as_ref()) {
-                if folders.insert(folder.to_path_buf()) {
-                    cpio.directory(&name)?;
-                }
+            let there = ["/", "/usr", "/usr/bin"].contains(&name.as_ref());
+            if !there && folders.insert(folder.to_path_buf()) {
+                cpio.directory(&name)?;
             }
         }
         cpio.file(&library.to_string_lossy(), 0o755, &read(library)?)?;

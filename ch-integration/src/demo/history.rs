@@ -97,6 +97,7 @@ pub struct Kill {
 
 /// What a run was.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunRecord {
     /// Seed of the kill's moment and of the values written.
     pub seed: u64,
@@ -112,6 +113,8 @@ pub struct RunRecord {
     pub election_timeout_ms: u64,
     /// TCP segments that the client's kernel sent again, over the whole run.
     pub client_retransmits: Option<u64>,
+    /// Why `redis-benchmark`, the background load, ended before it was told to.
+    pub benchmark_failed: Option<String>,
 }
 
 /// The clock of every record.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::events::{EventKind, NodeEvent};
 use super::history::Kill;
@@ -14,7 +14,7 @@ const IN_FLIGHT_NS: u64 = 200_000_000;
 
 /// The time without service around one kill. Times in microseconds; `None`: the records don't
 /// tell.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outage {
     /// The host that was killed.
     pub node: String,

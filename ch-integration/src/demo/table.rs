@@ -33,6 +33,9 @@ impl fmt::Display for Table<'_> {
             write_outage(f, outage, report)?;
         }
         write_syncs(f, &report.syncs)?;
+        if let Some(why) = &report.run.benchmark_failed {
+            row(f, "BROKEN", format!("redis-benchmark: {why}"))?;
+        }
         for example in &report.lost_examples {
             row(f, "LOST", example)?;
         }
