@@ -23,7 +23,7 @@ use crate::input::InputCursor;
 use crate::lease::Lease;
 use crate::limits::{
     ABORTED_IN_A_ROW_MAX, APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, CLOCK_DRIFT_PERMILLE,
-    COMPACT_ENTRIES, ELECTION_RANGE_TICKS, HANDOVER_RETRY_TIMEOUTS, LOG_BYTES_MAX,
+    COMPACT_ENTRIES, ELECTION_STAGGER_TICKS, HANDOVER_RETRY_TIMEOUTS, LOG_BYTES_MAX,
     PEER_LOST_TIMEOUTS, RETRY_AFTER_ABORT, RETRY_AFTER_FILL, UNCOMMITTED_BYTES_MAX,
 };
 use crate::output_rule::{self, OutputPolicy};
@@ -188,6 +188,7 @@ struct PeerState {
 struct AwaitingPersist {
     number: u64,
     messages: Vec<Message>,
+    snapshot_index: Option<u64>,
 }
 
 /// The core of a node.
@@ -318,6 +319,7 @@ impl Core {
         self.now = now;
         let is_tick = matches!(event, Event::Tick);
         match event {
+            Event::Tick if self.awaits_snapshot() => {}
             Event::Tick => {
                 self.raft.tick();
             }
@@ -551,7 +553,8 @@ impl Core {
             self.counters.votes_withheld += 1;
             return;
         }
-        if check_against_log(&message, &self.raft.raft.raft_log).is_err() {
+        if self.awaits_snapshot() || check_against_log(&message, &self.raft.raft.raft_log).is_err()
+        {
             self.counters.messages_unfit += 1;
             return;
         }
@@ -608,20 +611,20 @@ impl Core {
             let number = ready.number();
             let messages = ready.take_persisted_messages();
             self.raft.advance_append_async(ready);
+            let snapshot_index = snapshot.as_ref().map(|snapshot| snapshot.get_metadata().index);
+            let waiting = AwaitingPersist { number, messages, snapshot_index };
             if self.config.is_durable && must_sync {
                 let persist = Persist { number, entries, hard_state, snapshot };
                 self.actions.push(Action::Persist(persist));
-                self.awaiting.push_back(AwaitingPersist { number, messages });
+                self.awaiting.push_back(waiting);
             } else if self.awaiting.is_empty() {
-                self.raft.on_persist_ready(number);
-                self.send_raft(messages);
+                self.is_durable_now(waiting);
             } else {
                 // What was there before must be durable first: raft-rs takes the number as
                 // "all up to here".
-                self.awaiting.push_back(AwaitingPersist { number, messages });
-                let empty =
-                    Persist { number, entries: Vec::new(), hard_state, snapshot: None };
+                let empty = Persist { number, entries: Vec::new(), hard_state, snapshot: None };
                 self.actions.push(Action::Persist(empty));
+                self.awaiting.push_back(waiting);
             }
             self.apply(&committed);
         }
@@ -633,10 +636,23 @@ impl Core {
         }
         while self.awaiting.front().is_some_and(|awaiting| awaiting.number <= number) {
             if let Some(awaiting) = self.awaiting.pop_front() {
-                self.raft.on_persist_ready(awaiting.number);
-                self.send_raft(awaiting.messages);
+                self.is_durable_now(awaiting);
             }
         }
+    }
+
+    fn is_durable_now(&mut self, awaiting: AwaitingPersist) {
+        self.raft.on_persist_ready(awaiting.number);
+        if let Some(index) = awaiting.snapshot_index {
+            self.raft.advance_apply_to(index);
+        }
+        self.send_raft(awaiting.messages);
+    }
+
+    /// A received snapshot is not durable yet. raft-rs would look for entries before it when it
+    /// starts an election now, so time and messages stand still until it is.
+    fn awaits_snapshot(&self) -> bool {
+        self.awaiting.iter().any(|awaiting| awaiting.snapshot_index.is_some())
     }
 
     fn send_raft(&mut self, messages: Vec<Message>) {
@@ -902,13 +918,13 @@ impl Core {
 
 fn raft_config(config: &CoreConfig, place: usize, applied: LogIndex) -> raft::Config {
     let election_tick = config.election_ticks as usize;
-    let first = election_tick + place * ELECTION_RANGE_TICKS;
+    let timeout = election_tick + place * ELECTION_STAGGER_TICKS;
     raft::Config {
         id: config.own.0,
         election_tick,
         heartbeat_tick: 1,
-        min_election_tick: first,
-        max_election_tick: first + ELECTION_RANGE_TICKS,
+        min_election_tick: timeout,
+        max_election_tick: timeout + 1,
         applied: applied.0,
         max_size_per_msg: APPEND_BYTES_MAX,
         max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,

@@ -42,9 +42,10 @@ pub const LEASE_ROUNDS_MAX: usize = 64;
 /// Crystal oscillators stay within 0.1; virtual clocks are given ten times the usual margin.
 pub const CLOCK_DRIFT_PERMILLE: u32 = 10;
 
-/// Ticks by which the election ranges of two nodes differ: replicas first, the witness last, no
-/// overlap, so that two nodes do not split the vote.
-pub const ELECTION_RANGE_TICKS: usize = 3;
+/// Ticks by which the election timeouts of two nodes differ: replicas first, the witness last.
+/// Nothing is drawn at random, so two nodes do not split the vote, a worst case can be stated, and
+/// a simulated group does the same for the same seed.
+pub const ELECTION_STAGGER_TICKS: usize = 3;
 
 /// Election timeouts without a report after which a peer counts as lost.
 pub const PEER_LOST_TIMEOUTS: u32 = 2;

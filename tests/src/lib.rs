@@ -1,1 +1,3 @@
-//! End-to-end tests, the simulation and the checking client.
+//! What Plover's end-to-end tests are made of: the simulation of a replica group.
+
+pub mod sim;

@@ -1,0 +1,854 @@
+//! The world: three nodes, a client, time, faults.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use plover_types::{Mode, NodeId, PacketBurstBuilder, Position};
+use raft::eraftpb::{Entry, HardState, Snapshot};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use replication::core::{Action, Core, CoreConfig, Event, NodeSpec, Notice, Persist};
+use replication::epoch::{CopyCommand, CopyEvent, LocalCopy, Side};
+use replication::output_rule::{HoldQueue, OutputPolicy};
+use replication::plan::OnBackupLoss;
+use replication::storage::LogStorage;
+use replication::wire::{self, GroupId};
+
+use super::check::{Checker, Violation};
+use super::driver::{Driver, Job};
+use super::network::Network;
+use super::vm::{Answer, Vm, certificate};
+
+const TICK_US: u64 = 10_000;
+const ELECTION_TICKS: u32 = 15;
+const GROUP: GroupId = GroupId(7);
+const NODES: [NodeSpec; 3] = [
+    NodeSpec { id: NodeId(1), is_replica: true },
+    NodeSpec { id: NodeId(2), is_replica: true },
+    NodeSpec { id: NodeId(3), is_replica: false },
+];
+const FAULTS_FROM_US: u64 = 600_000;
+const FAULTS_UNTIL_US: u64 = 4_000_000;
+const END_US: u64 = 9_000_000;
+/// After the last fault: time for elections, relaunches and a fill.
+const SETTLED_US: u64 = 7_000_000;
+
+/// A deliberate fault of ours, to see that the checkers notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The core as it is.
+    None,
+    /// Output leaves when its epoch is closed, before the sync ended.
+    ReleaseAtClose,
+    /// The lease is not asked.
+    IgnoreLease,
+    /// The backup resumes although it promised not to.
+    ResumeStaged,
+    /// The backup goes on from its own position after a sync.
+    KeepPosition,
+}
+
+/// What a run does.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Everything random comes from it.
+    pub seed: u64,
+    /// Whether anything fails.
+    pub with_faults: bool,
+    /// A planted bug.
+    pub sabotage: Sabotage,
+}
+
+/// What a run saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Answers that the client saw.
+    pub answers: usize,
+    /// Syncs that ended.
+    pub syncs: usize,
+    /// Roles that were committed.
+    pub roles: u64,
+    /// Whether a valid copy was left at the end.
+    pub survived: bool,
+}
+
+enum What {
+    Tick,
+    Message(Bytes),
+    Persisted(u64),
+    Job(u64),
+    Restart,
+    Continue,
+}
+
+struct Scheduled {
+    at_us: u64,
+    sequence: u64,
+    node: usize,
+    incarnation: u64,
+    what: What,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at_us, self.sequence) == (other.at_us, other.sequence)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_us, self.sequence).cmp(&(other.at_us, other.sequence))
+    }
+}
+
+/// What survives a crash of a durable node.
+#[derive(Clone, Default)]
+struct Disk {
+    entries: Vec<Entry>,
+    hard_state: HardState,
+    snapshot: Option<Snapshot>,
+    compact_to: u64,
+}
+
+struct Node {
+    spec: NodeSpec,
+    core: Option<Core>,
+    incarnation: u64,
+    /// Local time = rate (ppm over global time) and an offset.
+    rate_ppm: i64,
+    /// Stopped (SIGSTOP): events wait.
+    is_stopped: bool,
+    waiting: Vec<Scheduled>,
+    hold: HoldQueue<Answer>,
+    vm: Vm,
+    driver: Driver,
+    disk: Disk,
+    unpersisted: Vec<Persist>,
+}
+
+struct World {
+    options: Options,
+    random: StdRng,
+    now_us: u64,
+    sequence: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    nodes: Vec<Node>,
+    network: Network,
+    checker: Checker,
+    next_packet: u64,
+    replica_killed: bool,
+    mends: Vec<(u64, Mend)>,
+    outcome: Outcome,
+}
+
+enum Mend {
+    Link(NodeId, NodeId),
+    Network,
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// The first violation.
+pub fn run(options: Options) -> Result<Outcome, Violation> {
+    let mut world = World::new(options);
+    world.run()?;
+    Ok(world.outcome)
+}
+
+impl World {
+    fn new(options: Options) -> Self {
+        let mut random = StdRng::seed_from_u64(options.seed);
+        let nodes = NODES
+            .iter()
+            .map(|spec| Node {
+                spec: *spec,
+                core: None,
+                incarnation: 0,
+                rate_ppm: random.random_range(-4000..=4000),
+                is_stopped: false,
+                waiting: Vec::new(),
+                hold: HoldQueue::default(),
+                vm: Vm::default(),
+                driver: Driver::default(),
+                disk: Disk::default(),
+                unpersisted: Vec::new(),
+            })
+            .collect();
+        let mut world = Self {
+            options,
+            random,
+            now_us: 0,
+            sequence: 0,
+            queue: BinaryHeap::new(),
+            nodes,
+            network: Network::default(),
+            checker: Checker::default(),
+            next_packet: 0,
+            replica_killed: false,
+            mends: Vec::new(),
+            outcome: Outcome::default(),
+        };
+        for node in 0..NODES.len() {
+            world.start(node);
+        }
+        world
+    }
+
+    fn run(&mut self) -> Result<(), Violation> {
+        let mut next_client = 300_000;
+        let mut next_fault = FAULTS_FROM_US;
+        let mut healed = false;
+        let mut first_settled = None;
+        while self.now_us < END_US {
+            let Some(Reverse(event)) = self.queue.pop() else { break };
+            self.now_us = event.at_us;
+            self.mend();
+            if self.now_us >= next_client {
+                next_client = self.now_us + self.random.random_range(500..8_000);
+                self.client_sends()?;
+            }
+            let faulty = self.options.with_faults && self.now_us < FAULTS_UNTIL_US;
+            if faulty && self.now_us >= next_fault {
+                next_fault = self.now_us + self.random.random_range(20_000..700_000);
+                self.fault()?;
+            }
+            if self.now_us >= FAULTS_UNTIL_US && !healed {
+                healed = true;
+                self.heal();
+            }
+            if self.now_us >= SETTLED_US && first_settled.is_none() {
+                first_settled = Some(self.next_packet);
+            }
+            self.dispatch(event)?;
+            self.one_transmits()?;
+        }
+        self.finish(first_settled.unwrap_or(0))
+    }
+
+    fn schedule(&mut self, node: usize, delay_us: u64, what: What) {
+        self.sequence += 1;
+        self.queue.push(Reverse(Scheduled {
+            at_us: self.now_us + delay_us,
+            sequence: self.sequence,
+            node,
+            incarnation: self.nodes[node].incarnation,
+            what,
+        }));
+    }
+
+    fn local(&self, node: usize) -> Duration {
+        let rate = 1_000_000 + self.nodes[node].rate_ppm;
+        let us = i128::from(self.now_us) * i128::from(rate) / 1_000_000;
+        Duration::from_micros(u64::try_from(us).expect("time is positive"))
+    }
+
+    fn start(&mut self, node: usize) {
+        let now = self.local(node);
+        let is_restarted = self.nodes[node].incarnation > 0;
+        self.nodes[node].incarnation += 1;
+        let it = &self.nodes[node];
+        let is_durable = !it.spec.is_replica;
+        let config = CoreConfig {
+            own: it.spec.id,
+            nodes: NODES.to_vec(),
+            tick: Duration::from_micros(TICK_US),
+            election_ticks: ELECTION_TICKS,
+            sync_timeout: Duration::from_millis(400),
+            on_backup_loss: OnBackupLoss::Continue,
+            is_durable,
+            is_restarted,
+            incarnation: self.nodes[node].incarnation,
+            host_facts_hash: 0,
+        };
+        let core = Core::new(config, it.disk.recover(), now).expect("a valid configuration");
+        self.nodes[node].core = Some(core);
+        let phase = self.random.random_range(1..TICK_US);
+        self.schedule(node, phase, What::Tick);
+        if self.nodes[node].spec.is_replica {
+            self.launch(node);
+        }
+    }
+
+    fn launch(&mut self, node: usize) {
+        let count = self.nodes[node].driver.start(Job::Launch);
+        let delay = self.random.random_range(1_000..100_000);
+        self.schedule(node, delay, What::Job(count));
+    }
+
+    fn dispatch(&mut self, event: Scheduled) -> Result<(), Violation> {
+        let node = event.node;
+        if event.incarnation != self.nodes[node].incarnation {
+            return Ok(());
+        }
+        if matches!(event.what, What::Restart) {
+            self.start(node);
+            return Ok(());
+        }
+        if matches!(event.what, What::Continue) {
+            self.nodes[node].is_stopped = false;
+            for late in std::mem::take(&mut self.nodes[node].waiting) {
+                self.dispatch(late)?;
+            }
+            return Ok(());
+        }
+        if self.nodes[node].core.is_none() {
+            return Ok(());
+        }
+        if self.nodes[node].is_stopped {
+            self.nodes[node].waiting.push(event);
+            return Ok(());
+        }
+        match event.what {
+            What::Tick => {
+                let now = self.local(node);
+                self.core(node).step(now, Event::Tick);
+                let rate = 1_000_000 + self.nodes[node].rate_ppm;
+                let tick = TICK_US * 1_000_000 / u64::try_from(rate).expect("near a million") + 1;
+                // A tick that waited while the node was stopped is one tick, not many.
+                self.schedule(node, tick, What::Tick);
+                self.want_syncs(node);
+            }
+            What::Message(bytes) => {
+                let own = self.nodes[node].spec.id;
+                let known = |id| NODES.iter().any(|spec| spec.id == id);
+                if let Ok(envelope) = wire::decode(bytes, GROUP, own, known) {
+                    let now = self.local(node);
+                    self.core(node).step(now, Event::Receive(envelope));
+                }
+            }
+            What::Persisted(number) => self.persisted(node, number),
+            What::Job(count) => self.job_done(node, count)?,
+            What::Restart | What::Continue => {}
+        }
+        self.pump(node)
+    }
+
+    fn core(&mut self, node: usize) -> &mut Core {
+        self.nodes[node].core.as_mut().expect("only live nodes are asked")
+    }
+
+    fn want_syncs(&mut self, node: usize) {
+        if self.random.random_ratio(1, 3) {
+            let now = self.local(node);
+            self.core(node).want_sync(now);
+        }
+    }
+
+    /// Does what the core asks, gives packets to the guest, lets output leave; until nothing moves.
+    fn pump(&mut self, node: usize) -> Result<(), Violation> {
+        loop {
+            let actions = self.core(node).take_actions();
+            let idle = actions.is_empty();
+            for action in actions {
+                self.act(node, action);
+            }
+            self.run_driver(node)?;
+            let given = self.deliver(node)?;
+            let sent = self.transmit(node)?;
+            if idle && given == 0 && sent == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn act(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Send(envelope) => {
+                let mut bytes = BytesMut::new();
+                wire::encode(&envelope, GROUP, &mut bytes).expect("our own messages fit");
+                let bytes = bytes.freeze();
+                let to = envelope.to;
+                let arrivals = self.network.send(envelope.from, to, &bytes, &mut self.random);
+                for (delay, bytes) in arrivals {
+                    self.schedule(index_of(to), delay, What::Message(bytes));
+                }
+            }
+            Action::Persist(persist) => {
+                let delay = self.random.random_range(50..3_000);
+                let number = persist.number;
+                self.nodes[node].unpersisted.push(persist);
+                self.schedule(node, delay, What::Persisted(number));
+            }
+            Action::Compact { to, index, term, data } => {
+                let mut snapshot = Snapshot::default();
+                snapshot.data = data;
+                snapshot.mut_metadata().index = index.0;
+                snapshot.mut_metadata().term = term.0;
+                snapshot.mut_metadata().mut_conf_state().voters =
+                    NODES.iter().map(|spec| spec.id.0).collect();
+                // Only what is durable can stand for a durable log.
+                let disk = &mut self.nodes[node].disk;
+                if disk.entries.last().is_some_and(|last| last.index >= index.0) {
+                    disk.snapshot = Some(snapshot);
+                    disk.compact_to = to.0;
+                }
+            }
+            Action::Copy(command) => self.command(node, command),
+            Action::EndEpoch(sync) => self.nodes[node].hold.end(sync),
+            Action::AbortEpoch(sync) => self.nodes[node].hold.abort(sync),
+            Action::Note(notice) => match notice {
+                Notice::SyncEnded { .. } => self.outcome.syncs += 1,
+                Notice::Role(role) => {
+                    self.outcome.roles = self.outcome.roles.max(role.generation.0);
+                }
+                _ => {}
+            },
+        }
+    }
+
+    fn command(&mut self, node: usize, command: CopyCommand) {
+        let it = &mut self.nodes[node];
+        if let CopyCommand::Abort { .. } | CopyCommand::Void = command
+            && matches!(
+                it.driver.job,
+                Some(Job::Quiesce { .. } | Job::CopyOut { .. } | Job::Stage { .. })
+            )
+        {
+            it.driver.cancel();
+        }
+        if command == CopyCommand::Void {
+            it.hold.discard();
+        }
+        it.driver.commands.push_back(command);
+    }
+
+    fn run_driver(&mut self, node: usize) -> Result<(), Violation> {
+        while self.nodes[node].driver.job.is_none() {
+            let Some(command) = self.nodes[node].driver.commands.pop_front() else { break };
+            let (job, delay) = match command {
+                CopyCommand::Boot => (Job::Boot, 5_000),
+                CopyCommand::Begin { sync, side, .. } => {
+                    (Job::Quiesce { sync, side }, self.random.random_range(100..5_000))
+                }
+                CopyCommand::Commit { sync, position } => {
+                    (Job::Load { sync, position }, self.random.random_range(500..20_000))
+                }
+                CopyCommand::Finish { .. } => continue,
+                CopyCommand::Abort { resume, .. } => {
+                    let it = &mut self.nodes[node];
+                    it.driver.staged = None;
+                    if resume {
+                        it.vm.is_paused = false;
+                    }
+                    self.core(node).lift_barrier();
+                    continue;
+                }
+                CopyCommand::Void => {
+                    let it = &mut self.nodes[node];
+                    it.vm.is_alive = false;
+                    it.driver.staged = None;
+                    it.hold.discard();
+                    (Job::Launch, self.random.random_range(1_000..50_000))
+                }
+            };
+            let count = self.nodes[node].driver.start(job);
+            self.schedule(node, delay, What::Job(count));
+        }
+        Ok(())
+    }
+
+    fn job_done(&mut self, node: usize, count: u64) -> Result<(), Violation> {
+        let Some(job) = self.nodes[node].driver.complete(count) else { return Ok(()) };
+        match job {
+            Job::Launch => self.report(node, CopyEvent::Ready),
+            Job::Boot => {
+                self.nodes[node].vm = Vm { is_alive: true, ..Vm::default() };
+                self.report(node, CopyEvent::Booted);
+            }
+            Job::Quiesce { sync, side } => self.paused(node, sync, side),
+            Job::CopyOut { sync, position } => {
+                let it = &mut self.nodes[node];
+                it.vm.is_paused = false;
+                let memory = self.checker.memory_at(sync).unwrap_or_default();
+                let certificate = certificate(memory);
+                self.core(node).lift_barrier();
+                self.report(node, CopyEvent::CopiedOut { sync, certificate, position });
+            }
+            Job::Stage { sync, tries } => self.stage(node, sync, tries),
+            Job::Load { sync, position } => self.load(node, sync, position)?,
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, node: usize, event: CopyEvent) {
+        let now = self.local(node);
+        self.core(node).step(now, Event::Copy(event));
+    }
+
+    fn paused(&mut self, node: usize, sync: plover_types::SyncId, side: Side) {
+        if self.options.with_faults && self.random.random_ratio(1, 60) {
+            self.report(node, CopyEvent::Failed { sync });
+            return;
+        }
+        self.nodes[node].vm.is_paused = true;
+        let job = match side {
+            Side::Primary => {
+                self.nodes[node].hold.close(sync);
+                let memory = self.nodes[node].vm.memory.clone();
+                self.checker.sync_point(sync, &memory);
+                Job::CopyOut { sync, position: self.core(node).position() }
+            }
+            Side::Backup => Job::Stage { sync, tries: 0 },
+        };
+        let delay = self.random.random_range(500..8_000);
+        let count = self.nodes[node].driver.start(job);
+        self.schedule(node, delay, What::Job(count));
+    }
+
+    /// The backup's hasher takes the primary's memory over the link between the two.
+    fn stage(&mut self, node: usize, sync: plover_types::SyncId, tries: u32) {
+        let other = self.nodes[1 - node].spec.id;
+        let own = self.nodes[node].spec.id;
+        let is_linked = self.nodes[1 - node].core.is_some()
+            && !self.nodes[1 - node].is_stopped
+            && self.network.passes(own, other)
+            && self.network.passes(other, own);
+        let memory = self.checker.memory_at(sync).map(<[Answer]>::to_vec);
+        match memory {
+            Some(memory) if is_linked => {
+                let it = &mut self.nodes[node];
+                it.driver.staged = Some((sync, it.vm.difference(&memory)));
+                if self.options.sabotage == Sabotage::ResumeStaged {
+                    it.vm.is_paused = false;
+                    self.core(node).lift_barrier();
+                }
+                let certificate = certificate(&memory);
+                self.report(node, CopyEvent::Staged { sync, certificate });
+            }
+            _ if tries < 30 => {
+                let count = self.nodes[node].driver.start(Job::Stage { sync, tries: tries + 1 });
+                self.schedule(node, 2_000, What::Job(count));
+            }
+            _ => self.report(node, CopyEvent::Failed { sync }),
+        }
+    }
+
+    fn load(
+        &mut self,
+        node: usize,
+        sync: plover_types::SyncId,
+        position: Position,
+    ) -> Result<(), Violation> {
+        let own = self.nodes[node].spec.id;
+        let staged = self.nodes[node].driver.staged.take();
+        let fails = self.options.with_faults && self.random.random_ratio(1, 100);
+        let Some((staged_sync, difference)) = staged.filter(|_| !fails) else {
+            self.nodes[node].vm.is_alive = false;
+            self.nodes[node].hold.discard();
+            self.report(node, CopyEvent::LoadFailed { sync });
+            self.launch(node);
+            return Ok(());
+        };
+        assert_eq!(staged_sync, sync, "the promise names its sync");
+        let it = &mut self.nodes[node];
+        it.vm.apply(&difference);
+        self.checker.loaded(own, sync, &it.vm.memory)?;
+        it.vm.is_alive = true;
+        it.vm.is_paused = false;
+        it.hold.discard();
+        if self.options.sabotage == Sabotage::KeepPosition {
+            self.core(node).lift_barrier();
+        } else if !self.core(node).seek(position) {
+            self.nodes[node].vm.is_alive = false;
+            self.report(node, CopyEvent::LoadFailed { sync });
+            self.launch(node);
+            return Ok(());
+        }
+        self.report(node, CopyEvent::Loaded { sync });
+        Ok(())
+    }
+
+    fn deliver(&mut self, node: usize) -> Result<usize, Violation> {
+        let own = self.nodes[node].spec.id;
+        let random = &mut self.random;
+        let checker = &mut self.checker;
+        let it = &mut self.nodes[node];
+        let (Some(core), vm, hold) = (it.core.as_mut(), &mut it.vm, &mut it.hold) else {
+            return Ok(0);
+        };
+        if !vm.is_running() {
+            return Ok(0);
+        }
+        let mut violation = None;
+        // The guest has room for a few packets at a time.
+        let mut room = random.random_range(0..8);
+        let given = core.deliver(|_, packet| {
+            if room == 0 || violation.is_some() {
+                return false;
+            }
+            room -= 1;
+            let number = packet_number(packet);
+            violation = checker.given(own, vm.memory.len(), number).err();
+            hold.push(vm.process(number, random));
+            true
+        });
+        violation.map_or(Ok(given), Err)
+    }
+
+    fn transmit(&mut self, node: usize) -> Result<usize, Violation> {
+        let now = self.local(node);
+        let own = self.nodes[node].spec.id;
+        let sabotage = self.options.sabotage;
+        let it = &mut self.nodes[node];
+        let Some(core) = it.core.as_mut() else { return Ok(0) };
+        let mut policy = core.output_policy(it.hold.has_closed());
+        if sabotage == Sabotage::ReleaseAtClose && it.hold.has_closed() {
+            policy = OutputPolicy::Pass;
+        }
+        it.hold.set_policy(policy);
+        let may = match sabotage {
+            Sabotage::IgnoreLease => core.is_serving(),
+            _ => core.may_transmit(now),
+        };
+        if !may || it.hold.agreed() == 0 {
+            return Ok(0);
+        }
+        let mut sent = 0;
+        while let Some(answer) = it.hold.pop_agreed() {
+            self.checker.seen(own, answer)?;
+            sent += 1;
+        }
+        self.checker.serves(own, &it.vm.memory)?;
+        Ok(sent)
+    }
+
+    fn one_transmits(&self) -> Result<(), Violation> {
+        let mut found: Option<NodeId> = None;
+        for (index, node) in self.nodes.iter().enumerate() {
+            let Some(core) = &node.core else { continue };
+            let now = self.local(index);
+            let may = match self.options.sabotage {
+                Sabotage::IgnoreLease => core.is_serving(),
+                _ => core.may_transmit(now),
+            };
+            if may && let Some(other) = found.replace(node.spec.id) {
+                return Err(Violation::TwoPrimaries(other, node.spec.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// The switch floods: both uplinks see the packet, only the primary proposes it.
+    fn client_sends(&mut self) -> Result<(), Violation> {
+        let number = self.next_packet;
+        self.next_packet += 1;
+        let mut builder = PacketBurstBuilder::new();
+        let mut packet = [0u8; 64];
+        packet[..8].copy_from_slice(&number.to_le_bytes());
+        builder.push(&packet);
+        let Some(burst) = builder.finish() else { return Ok(()) };
+        for node in 0..2 {
+            if self.nodes[node].core.is_none() || self.nodes[node].is_stopped {
+                continue;
+            }
+            let now = self.local(node);
+            // A packet that cannot be proposed is dropped at admit, as the uplink would.
+            if self.core(node).propose(now, burst.clone()).is_ok() {
+                self.pump(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self) -> Result<(), Violation> {
+        let node = self.random.random_range(0..3usize);
+        let other = (node + self.random.random_range(1..3usize)) % 3;
+        let (a, b) = (NODES[node].id, NODES[other].id);
+        let until = self.now_us + self.random.random_range(20_000..900_000);
+        match self.random.random_range(0..9) {
+            0 => self.kill(node),
+            1 | 2 => {
+                self.network.set_cut(a, b, true);
+                self.mends.push((until, Mend::Link(a, b)));
+                if self.random.random_bool(0.6) {
+                    self.network.set_cut(b, a, true);
+                    self.mends.push((until, Mend::Link(b, a)));
+                }
+            }
+            3 => {
+                for third in NODES.iter().filter(|spec| spec.id != a) {
+                    self.network.set_cut(a, third.id, true);
+                    self.network.set_cut(third.id, a, true);
+                    self.mends.push((until, Mend::Link(a, third.id)));
+                    self.mends.push((until, Mend::Link(third.id, a)));
+                }
+            }
+            4 => {
+                self.network.loss_permille = self.random.random_range(0..200);
+                self.network.duplicate_permille = self.random.random_range(0..200);
+                self.network.corrupt_permille = self.random.random_range(0..50);
+                self.network.delay_max_us = self.random.random_range(200..60_000);
+                self.mends.push((until, Mend::Network));
+            }
+            5 | 6 => self.stop(node),
+            7 => self.lose_vm(node)?,
+            _ => self.kill(2),
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, node: usize) {
+        let is_replica = self.nodes[node].spec.is_replica;
+        if self.nodes[node].core.is_none() || (is_replica && self.replica_killed) {
+            return;
+        }
+        let it = &mut self.nodes[node];
+        it.core = None;
+        it.incarnation += 1;
+        it.is_stopped = false;
+        it.waiting.clear();
+        it.hold.discard();
+        it.vm = Vm::default();
+        it.driver = Driver::default();
+        it.unpersisted.clear();
+        if is_replica {
+            // Its log is gone: it cannot come back under its id.
+            self.replica_killed = true;
+        } else {
+            let delay = self.random.random_range(10_000..800_000);
+            self.schedule(node, delay, What::Restart);
+        }
+    }
+
+    fn stop(&mut self, node: usize) {
+        if self.nodes[node].core.is_some() && !self.nodes[node].is_stopped {
+            self.nodes[node].is_stopped = true;
+            let delay = self.random.random_range(20_000..900_000);
+            self.schedule(node, delay, What::Continue);
+        }
+    }
+
+    fn lose_vm(&mut self, node: usize) -> Result<(), Violation> {
+        let it = &mut self.nodes[node];
+        if it.core.is_none() || it.is_stopped || !it.vm.is_alive {
+            return Ok(());
+        }
+        it.vm = Vm::default();
+        it.hold.discard();
+        it.driver = Driver { count: it.driver.count, ..Driver::default() };
+        self.report(node, CopyEvent::Lost);
+        self.launch(node);
+        self.pump(node)
+    }
+
+    fn mend(&mut self) {
+        let now = self.now_us;
+        let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(at, _)| *at <= now);
+        self.mends = later;
+        let due: Vec<(u64, Mend)> = due;
+        for (_, mend) in due {
+            match mend {
+                Mend::Link(from, to) => self.network.set_cut(from, to, false),
+                Mend::Network => {
+                    self.network.loss_permille = 0;
+                    self.network.duplicate_permille = 0;
+                    self.network.corrupt_permille = 0;
+                    self.network.delay_max_us = Network::default().delay_max_us;
+                }
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.mends.clear();
+        self.network.heal();
+        self.options.with_faults = false;
+    }
+
+    fn persisted(&mut self, node: usize, number: u64) {
+        let it = &mut self.nodes[node];
+        let done: Vec<Persist>;
+        (done, it.unpersisted) =
+            std::mem::take(&mut it.unpersisted).into_iter().partition(|persist| persist.number <= number);
+        for persist in done {
+            it.disk.write(persist);
+        }
+        let now = self.local(node);
+        self.core(node).step(now, Event::Persisted(number));
+    }
+
+    fn finish(&mut self, first_settled: u64) -> Result<(), Violation> {
+        self.outcome.answers = self.checker.answers();
+        let role = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.core.as_ref().and_then(|core| core.group().role()))
+            .max_by_key(|role| role.generation)
+            .copied();
+        let valid_left = role.is_none_or(|role| {
+            self.nodes.iter().any(|node| {
+                role.valid.contains(node.spec.id)
+                    && node.core.as_ref().is_some_and(|core| {
+                        core.copy().can_serve() || *core.copy() == LocalCopy::Ready
+                    })
+                    && node.vm.is_alive
+            })
+        });
+        self.outcome.survived = valid_left;
+        if !valid_left {
+            return Ok(());
+        }
+        let served =
+            (first_settled..self.next_packet).any(|packet| self.checker.was_answered(packet));
+        if !served {
+            return Err(Violation::NotServing);
+        }
+        if !self.replica_killed && role.is_none_or(|role| role.mode != Mode::Protected) {
+            return Err(Violation::NotProtected);
+        }
+        for node in &self.nodes {
+            if node.core.as_ref().is_some_and(Core::is_serving) {
+                self.checker.serves(node.spec.id, &node.vm.memory)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Disk {
+    fn write(&mut self, persist: Persist) {
+        if let Some(snapshot) = persist.snapshot {
+            self.compact_to = snapshot.get_metadata().index + 1;
+            self.entries.clear();
+            self.snapshot = Some(snapshot);
+        }
+        if let Some(first) = persist.entries.first() {
+            self.entries.retain(|entry| entry.index < first.index);
+        }
+        self.entries.extend(persist.entries);
+        self.hard_state = persist.hard_state;
+    }
+
+    fn recover(&self) -> LogStorage {
+        let voters: Vec<NodeId> = NODES.iter().map(|spec| spec.id).collect();
+        let mut storage = LogStorage::new(&voters);
+        let mut first = 1;
+        if let Some(snapshot) = &self.snapshot {
+            storage.apply_snapshot(snapshot).expect("a stored snapshot is valid");
+            first = snapshot.get_metadata().index + 1;
+        }
+        let entries: Vec<Entry> =
+            self.entries.iter().filter(|entry| entry.index >= first).cloned().collect();
+        storage.append(&entries).expect("a stored log is contiguous");
+        let mut hard_state = self.hard_state.clone();
+        hard_state.commit = hard_state.commit.max(first - 1);
+        storage.set_hard_state(hard_state);
+        storage
+    }
+}
+
+fn index_of(node: NodeId) -> usize {
+    NODES.iter().position(|spec| spec.id == node).expect("messages go to members")
+}
+
+fn packet_number(packet: &[u8]) -> u64 {
+    packet.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
