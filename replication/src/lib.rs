@@ -8,6 +8,8 @@ pub mod lease;
 pub mod limits;
 pub mod output_rule;
 pub mod plan;
+pub mod durable;
+pub mod identity;
 pub mod storage;
 pub mod transport;
 pub mod wire;

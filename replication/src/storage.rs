@@ -19,6 +19,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use crate::durable::Recovered;
 use crate::wire::limits::ENTRY_HEADER_BYTES;
 
 /// Bytes of memory that an entry takes beside its data, for [`LogStorage::bytes`].
@@ -105,6 +106,37 @@ impl LogStorage {
             snapshot: (0, 0),
             snapshot_data: None,
         }
+    }
+
+    /// The log as a node left it on disk. What `recovered` says was checked when it was read.
+    ///
+    /// # Errors
+    /// Its parts do not fit together.
+    pub fn restore(voters: &[NodeId], recovered: &Recovered) -> Result<Self, LogError> {
+        let mut log = Self::new(voters);
+        let (index, term) = recovered.compacted;
+        log.compacted = (index.0, term.0);
+        log.append(&recovered.entries)?;
+        log.hard_state = recovered.hard_state.clone();
+        let (first, last) = (log.first().0, log.last().0);
+        let commit = log.hard_state.commit;
+        if commit < index.0 || commit > last {
+            return Err(LogError::Commit {
+                commit,
+                first,
+                last,
+            });
+        }
+        if let Some(snapshot) = &recovered.snapshot {
+            log.set_snapshot_data(snapshot.index, snapshot.term, snapshot.data.clone())?;
+        }
+        Ok(log)
+    }
+
+    /// The entry before the first, and its term.
+    #[must_use]
+    pub fn compacted(&self) -> (LogIndex, Term) {
+        (LogIndex(self.compacted.0), Term(self.compacted.1))
     }
 
     /// Index of the first entry, or of the next one if there is none.
@@ -345,3 +377,6 @@ impl Storage for LogStorage {
 fn counted_bytes(entry: &Entry) -> u64 {
     u64::from(entry.compute_size()).max((ENTRY_HEADER_BYTES + entry.data.len()) as u64)
 }
+
+#[cfg(test)]
+mod tests;
