@@ -1,0 +1,262 @@
+//! The sections of a node's configuration, with their defaults. Units are last in names.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::MacAddress;
+
+/// `[group]`: who belongs together. The same text on every node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// The group's name.
+    pub name: String,
+    /// The group's number, carried by each replication frame, so that two groups on one network
+    /// don't hear each other.
+    pub id: u32,
+    /// Its three nodes.
+    pub nodes: Vec<PeerConfig>,
+}
+
+/// What a node does in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeKind {
+    /// Has a copy of the VM.
+    Replica,
+    /// Votes and stores the log; runs no VM.
+    Witness,
+}
+
+/// `[[group.nodes]]`: one node of the group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// 1 to 63, unique in the group.
+    pub id: u8,
+    /// Replica or witness.
+    pub kind: NodeKind,
+    /// Ethernet address of its replication port.
+    pub mac: MacAddress,
+    /// Where its hasher listens. Replicas only.
+    pub hasher: Option<SocketAddr>,
+}
+
+/// A DPDK port: a virtual device or a PCI address.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortConfig {
+    /// A virtual device with its arguments, as `net_tap0,iface=plover0`.
+    pub vdev: Option<String>,
+    /// A PCI address, as `0000:03:00.0`.
+    pub pci: Option<String>,
+    /// Receive descriptors.
+    pub rx_descriptors: Option<u16>,
+    /// Transmit descriptors.
+    pub tx_descriptors: Option<u16>,
+    /// Largest payload of a frame.
+    pub mtu: Option<u16>,
+}
+
+/// `[replication]`: the port to the peers, and Raft's clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationConfig {
+    /// The port.
+    pub port: PortConfig,
+    /// Raft's tick and heartbeat.
+    #[serde(default = "default_tick_ms")]
+    pub tick_ms: u32,
+    /// A leader not heard from for this long is given up.
+    #[serde(default = "default_election_timeout_ms")]
+    pub election_timeout_ms: u32,
+}
+
+fn default_tick_ms() -> u32 {
+    10
+}
+
+fn default_election_timeout_ms() -> u32 {
+    150
+}
+
+/// Whether DPDK uses huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HugePages {
+    /// Plain memory: works everywhere, slower.
+    #[default]
+    Off,
+    /// Huge pages, reserved beforehand.
+    On,
+}
+
+/// `[eal]`: DPDK's environment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EalConfig {
+    /// Huge pages off or on.
+    pub huge_pages: HugePages,
+    /// DPDK's memory.
+    pub memory_mib: u32,
+    /// The core that DPDK's main thread is bound to.
+    pub main_core: Option<u32>,
+    /// Tells DPDK processes of one host apart.
+    pub file_prefix: Option<String>,
+}
+
+impl Default for EalConfig {
+    fn default() -> Self {
+        Self {
+            huge_pages: HugePages::Off,
+            memory_mib: 64,
+            main_core: None,
+            file_prefix: None,
+        }
+    }
+}
+
+/// `[uplink]`: the port to the clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkConfig {
+    /// The port.
+    pub port: PortConfig,
+}
+
+/// `[guest]`: the guest as clients see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestConfig {
+    /// Its Ethernet address, the same on both replicas.
+    pub mac: MacAddress,
+    /// The vhost-user socket; default: `vhost.sock` in `state_dir`.
+    pub socket: Option<PathBuf>,
+}
+
+/// `[hasher]`: the hasher's process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HasherConfig {
+    /// Its executable; default: `plover-hasher` beside the running one.
+    pub binary: Option<PathBuf>,
+    /// Its control socket; default: `hasher.sock` in `state_dir`.
+    pub socket: Option<PathBuf>,
+    /// Threads that digest pages.
+    pub threads: u32,
+}
+
+impl Default for HasherConfig {
+    fn default() -> Self {
+        Self {
+            binary: None,
+            socket: None,
+            threads: 1,
+        }
+    }
+}
+
+/// `[sync]`: when to sync, and bounds on what may wait for one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SyncConfig {
+    /// No sync begins sooner than this after the last.
+    pub interval_min_ms: u32,
+    /// A sync begins at the latest this long after the last.
+    pub interval_max_ms: u32,
+    /// Packets of the guest held before a sync is forced.
+    pub held_packets_max: u32,
+    /// Bytes of the guest's packets held before a sync is forced.
+    pub held_bytes_max: u64,
+    /// How long a copy is given to go quiet.
+    pub quiet_max_ms: u32,
+    /// A sync that takes longer is aborted.
+    pub timeout_ms: u32,
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        Self {
+            interval_min_ms: 20,
+            interval_max_ms: 200,
+            held_packets_max: 4096,
+            held_bytes_max: 8 << 20,
+            quiet_max_ms: 10,
+            timeout_ms: 5000,
+        }
+    }
+}
+
+/// Whether the poll core ever sleeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PollMode {
+    /// Never.
+    Busy,
+    /// After a while without work, for `idle_sleep_us`.
+    #[default]
+    Adaptive,
+}
+
+/// `[poll]`: the poll core.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PollConfig {
+    /// Busy or adaptive.
+    pub mode: PollMode,
+    /// How long an idle adaptive core sleeps at once.
+    pub idle_sleep_us: u32,
+    /// The core it is bound to.
+    pub core: Option<u32>,
+}
+
+impl Default for PollConfig {
+    fn default() -> Self {
+        Self {
+            mode: PollMode::Adaptive,
+            idle_sleep_us: 50,
+            core: None,
+        }
+    }
+}
+
+/// What the primary does when it has lost its backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBackupLoss {
+    /// Serves on, unprotected.
+    #[default]
+    Continue,
+    /// Holds its output until there is a backup again.
+    Stall,
+}
+
+/// `[debug]`: switches for tests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DebugConfig {
+    /// Where a reader of whole memories is told of each applied sync while both copies are paused.
+    pub verifier_socket: Option<PathBuf>,
+    /// A file that each delivery into the guest is recorded in.
+    pub record_deliveries: Option<PathBuf>,
+    /// Off: the backup's guest gets no packets (a control run).
+    pub deliver_to_backup: bool,
+    /// The node kills itself at this step of a sync.
+    pub die_at_step: Option<String>,
+    /// Pages of the rotating slice added to each sync's union; default: the hasher's own.
+    pub slice_pages: Option<u32>,
+}
+
+impl Default for DebugConfig {
+    fn default() -> Self {
+        Self {
+            verifier_socket: None,
+            record_deliveries: None,
+            deliver_to_backup: true,
+            die_at_step: None,
+            slice_pages: None,
+        }
+    }
+}

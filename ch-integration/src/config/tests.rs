@@ -1,0 +1,378 @@
+use super::*;
+
+const GROUP: &str = r#"
+[group]
+name = "vm0"
+id = 7
+
+[[group.nodes]]
+id = 1
+kind = "replica"
+mac = "02:00:00:00:01:01"
+hasher = "10.9.1.1:7400"
+
+[[group.nodes]]
+id = 2
+kind = "replica"
+mac = "02:00:00:00:01:02"
+hasher = "10.9.1.2:7400"
+
+[[group.nodes]]
+id = 3
+kind = "witness"
+mac = "02:00:00:00:01:03"
+
+[replication.port]
+vdev = "net_af_packet0,iface=repl0"
+"#;
+
+const REPLICA: &str = r#"
+[uplink.port]
+vdev = "net_tap0,iface=plover0"
+
+[guest]
+mac = "02:00:00:00:00:10"
+
+[vmm]
+kind = "qemu"
+kernel = "/boot/vmlinuz"
+initrd = "/srv/guest.cpio"
+memory_mib = 256
+ram_path = "/dev/shm/plover-vm0/ram"
+"#;
+
+fn replica() -> String {
+    format!("name = \"a\"\nid = 1\nstate_dir = \"/var/lib/plover/vm0\"\n{GROUP}{REPLICA}")
+}
+
+fn witness() -> String {
+    format!("name = \"w\"\nid = 3\nstate_dir = \"/var/lib/plover/vm0\"\n{GROUP}")
+}
+
+fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
+    NodeConfig::parse(Path::new("/etc/plover/vm0.toml"), text)
+}
+
+/// The error text of `text`, which must name the file.
+fn error(text: &str) -> String {
+    let error = parse(text).unwrap_err().to_string();
+    assert!(
+        error.contains("/etc/plover/vm0.toml"),
+        "the file is not named: {error}"
+    );
+    error
+}
+
+/// The error text of the replica's configuration with `from` replaced by `to`.
+fn error_with(from: &str, to: &str) -> String {
+    let text = replica();
+    assert!(text.contains(from), "{from:?} is not in the configuration");
+    error(&text.replace(from, to))
+}
+
+fn assert_parts(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn a_replica_and_a_witness_are_read_with_their_defaults() {
+    let config = parse(&replica()).unwrap();
+    assert_eq!(config.own().unwrap().kind, NodeKind::Replica);
+    assert_eq!(config.sync, SyncConfig::default());
+    assert_eq!(config.sync.interval_min_ms, 20);
+    assert_eq!(config.sync.interval_max_ms, 200);
+    assert_eq!(config.replication.tick_ms, 10);
+    assert_eq!(config.replication.election_timeout_ms, 150);
+    assert_eq!(config.poll.mode, PollMode::Adaptive);
+    assert_eq!(config.poll.idle_sleep_us, 50);
+    assert_eq!(config.on_backup_loss, OnBackupLoss::Continue);
+    assert_eq!(config.vmm.as_ref().unwrap().vcpus, 1);
+    assert_eq!(config.vmm.as_ref().unwrap().accel, Accel::Auto);
+    assert!(config.debug.deliver_to_backup);
+    assert_eq!(
+        config.vhost_socket(),
+        Path::new("/var/lib/plover/vm0/vhost.sock")
+    );
+    assert_eq!(
+        config.hasher_socket(),
+        Path::new("/var/lib/plover/vm0/hasher.sock")
+    );
+    assert_eq!(config.hasher_binary().file_name().unwrap(), "plover-hasher");
+    let config = parse(&witness()).unwrap();
+    assert_eq!(config.own().unwrap().kind, NodeKind::Witness);
+}
+
+#[test]
+fn every_key_can_be_written() {
+    let more = r#"
+[eal]
+huge_pages = "on"
+memory_mib = 128
+main_core = 0
+file_prefix = "a"
+[hasher]
+binary = "/usr/bin/plover-hasher"
+socket = "/run/h.sock"
+threads = 2
+[sync]
+interval_min_ms = 30
+interval_max_ms = 300
+held_packets_max = 100
+held_bytes_max = 100000
+quiet_max_ms = 5
+timeout_ms = 1000
+[poll]
+mode = "busy"
+idle_sleep_us = 10
+core = 1
+[debug]
+verifier_socket = "/run/v.sock"
+record_deliveries = "/run/d.log"
+deliver_to_backup = false
+die_at_step = "staged"
+slice_pages = 64
+"#;
+    let text = format!("on_backup_loss = \"stall\"\n{}{more}", replica());
+    let config = parse(&text).unwrap();
+    assert_eq!(config.on_backup_loss, OnBackupLoss::Stall);
+    assert_eq!(config.debug.die_at_step.as_deref(), Some("staged"));
+    assert_eq!(config.hasher_binary(), Path::new("/usr/bin/plover-hasher"));
+    let again = parse(&toml::to_string(&config).unwrap()).unwrap();
+    assert_eq!(again, config);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_in_every_section() {
+    let text = error_with("memory_mib = 256", "memory_mib = 256\nmemroy = 1");
+    assert_parts(
+        &text,
+        &[
+            "unknown field `memroy`",
+            "`memory_mib`",
+            "correct the key's spelling",
+        ],
+    );
+    assert_parts(&text, &["line 36"]);
+    for section in ["eal", "hasher", "sync", "poll", "debug"] {
+        let text = error(&format!("{}\n[{section}]\nno_such_key = 1\n", replica()));
+        assert_parts(&text, &["unknown field `no_such_key`", "remove it"]);
+    }
+    for before in [
+        "[uplink.port]",
+        "[guest]",
+        "[group]",
+        "[[group.nodes]]",
+        "[replication.port]",
+    ] {
+        let text = error_with(before, &format!("{before}\nno_such_key = 1"));
+        assert_parts(&text, &["unknown field `no_such_key`"]);
+    }
+    let text = error(&format!("no_such_key = 1\n{}", replica()));
+    assert_parts(&text, &["unknown field `no_such_key`", "line 1"]);
+}
+
+#[test]
+fn a_missing_port_is_named() {
+    let text = error_with(
+        "[uplink.port]\nvdev = \"net_tap0,iface=plover0\"",
+        "[uplink]",
+    );
+    assert_parts(
+        &text,
+        &["missing field `port`", "add the missing key", "[uplink]"],
+    );
+    let text = error_with("vdev = \"net_tap0,iface=plover0\"", "mtu = 1500");
+    assert_parts(
+        &text,
+        &["uplink.port: names no device", "set exactly one of vdev"],
+    );
+    let text = error_with("vdev = \"net_af", "pci = \"0000:03:00.0\"\nvdev = \"net_af");
+    assert_parts(&text, &["replication.port: names no device, or two"]);
+    let text = error_with(
+        "[replication.port]\nvdev = \"net_af_packet0,iface=repl0\"",
+        "",
+    );
+    assert_parts(&text, &["missing field `replication`"]);
+}
+
+#[test]
+fn the_group_is_two_replicas_and_one_witness() {
+    let text = error_with(
+        "kind = \"witness\"",
+        "kind = \"replica\"\nhasher = \"10.9.1.3:7400\"",
+    );
+    assert_parts(
+        &text,
+        &[
+            "group.nodes: lists 0 witnesses",
+            "exactly one node kind = \"witness\"",
+        ],
+    );
+    let text = error_with(
+        "id = 2\nkind = \"replica\"\nmac = \"02:00:00:00:01:02\"\nhasher = \"10.9.1.2:7400\"",
+        "id = 2\nkind = \"witness\"\nmac = \"02:00:00:00:01:02\"",
+    );
+    assert_parts(&text, &["group.nodes: lists 2 witnesses"]);
+    let fourth = "[[group.nodes]]\nid = 4\nkind = \"witness\"\nmac = \"02:00:00:00:01:04\"\n";
+    let text = error_with("[replication.port]", &format!("{fourth}[replication.port]"));
+    assert_parts(&text, &["group.nodes: lists 4 nodes", "list exactly three"]);
+}
+
+#[test]
+fn ids_are_unique_in_range_and_own() {
+    let text = error_with("id = 2\n", "id = 3\n");
+    assert_parts(
+        &text,
+        &[
+            "group.nodes[2].id: 3 is used twice",
+            "give each node its own",
+        ],
+    );
+    let text = error_with("id = 2\n", "id = 64\n");
+    assert_parts(
+        &text,
+        &["group.nodes[1].id: 64 is not an id", "use 1 to 63"],
+    );
+    let text = error_with("id = 2\n", "id = 0\n");
+    assert_parts(&text, &["0 is not an id"]);
+    let text = error_with("name = \"a\"\nid = 1", "name = \"a\"\nid = 9");
+    assert_parts(
+        &text,
+        &["id: 9 is not among group.nodes", "this host's entry"],
+    );
+    let text = error_with("02:00:00:00:01:02", "02:00:00:00:01:01");
+    assert_parts(
+        &text,
+        &["group.nodes[1].mac: 02:00:00:00:01:01 is used twice"],
+    );
+    let text = error_with("10.9.1.2:7400", "10.9.1.1:7400");
+    assert_parts(
+        &text,
+        &["group.nodes[1].hasher: 10.9.1.1:7400 is used twice"],
+    );
+}
+
+#[test]
+fn replicas_have_hashers_and_their_sections_and_witnesses_do_not() {
+    let text = error_with("hasher = \"10.9.1.2:7400\"\n", "");
+    assert_parts(
+        &text,
+        &[
+            "group.nodes[1].hasher: is missing",
+            "add hasher = \"IP:PORT\"",
+        ],
+    );
+    let text = error_with("01:03\"\n", "01:03\"\nhasher = \"10.9.1.3:7400\"\n");
+    assert_parts(&text, &["a witness has no hasher"]);
+    let text = error(&format!(
+        "name = \"a\"\nid = 1\nstate_dir = \"/s\"\n{GROUP}"
+    ));
+    assert_parts(
+        &text,
+        &[
+            "vmm: is missing on a replica",
+            "uplink: is missing",
+            "guest: is",
+        ],
+    );
+    let text = error_with("name = \"a\"\nid = 1", "name = \"a\"\nid = 3");
+    assert_parts(
+        &text,
+        &["vmm: is set, but this node is the witness", "remove [vmm]"],
+    );
+}
+
+#[test]
+fn values_that_make_no_sense_are_named_with_a_fix() {
+    let text = error_with("memory_mib = 256", "memory_mib = 1");
+    assert_parts(
+        &text,
+        &["vmm.memory_mib: 1 is no size", "use 64 to 1048576"],
+    );
+    let text = error_with("memory_mib = 256", "memory_mib = 256\nvcpus = 3");
+    assert_parts(&text, &["vmm.vcpus: 3 is not possible", "use 1, 2 or 4"]);
+    let text = error_with("\"/dev/shm/plover-vm0/ram\"", "\"ram\"");
+    assert_parts(
+        &text,
+        &[
+            "vmm.ram_path: is not an absolute path",
+            "/dev/shm/plover-NAME/ram",
+        ],
+    );
+    let text = error_with(
+        "memory_mib = 256",
+        "memory_mib = 256\nextra_args = [\"-hda\", \"d.raw\"]",
+    );
+    assert_parts(
+        &text,
+        &["vmm.extra_args: -hda d.raw: a writable disk is not replicated"],
+    );
+    let text = error_with("[guest]", "[sync]\ninterval_min_ms = 300\n[guest]");
+    assert_parts(
+        &text,
+        &[
+            "sync.interval_min_ms: is larger than sync.interval_max_ms",
+            "swap",
+        ],
+    );
+    let text = error_with(
+        "[guest]",
+        "[replication]\nelection_timeout_ms = 40\n[guest]",
+    );
+    assert_parts(
+        &text,
+        &["replication.election_timeout_ms: is shorter than five ticks"],
+    );
+    let text = error_with("/var/lib/plover/vm0", &"/long".repeat(30));
+    assert_parts(
+        &text,
+        &["guest.socket: is longer than a Unix socket's path"],
+    );
+    let text = error_with("02:00:00:00:00:10", "03:00:00:00:00:10");
+    assert_parts(
+        &text,
+        &["no station's Ethernet address", "make the first byte even"],
+    );
+    let text = error_with("kind = \"qemu\"", "kind = \"xen\"");
+    assert_parts(
+        &text,
+        &["unknown variant `xen`", "use one of the values named"],
+    );
+    let text = error_with("id = 7", "id = \"seven\"");
+    assert_parts(&text, &["invalid type", "line 7", "correct this line"]);
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = error_with("memory_mib = 256", "memory_mib = 1\nvcpus = 3");
+    assert_parts(&text, &["vmm.memory_mib", "vmm.vcpus"]);
+    assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+#[test]
+fn a_file_that_is_not_there_or_not_text_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("node.toml");
+    let text = NodeConfig::load(&path).unwrap_err().to_string();
+    assert_parts(&text, &["reading configuration", "node.toml"]);
+    fs::write(&path, [0xff, 0xfe, 0]).unwrap();
+    assert!(matches!(
+        NodeConfig::load(&path),
+        Err(ConfigError::Read { .. })
+    ));
+    fs::write(&path, "this is no toml").unwrap();
+    assert!(matches!(
+        NodeConfig::load(&path),
+        Err(ConfigError::Parse { .. })
+    ));
+    fs::write(&path, replica()).unwrap();
+    assert_eq!(NodeConfig::load(&path).unwrap(), parse(&replica()).unwrap());
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(limits::CONFIG_BYTES_MAX + 1).unwrap();
+    assert!(matches!(
+        NodeConfig::load(&path),
+        Err(ConfigError::TooLong { .. })
+    ));
+}

@@ -1,0 +1,284 @@
+//! Whether a configuration that could be read makes sense. Each problem names its key and fix.
+
+use std::collections::HashSet;
+
+use plover_types::limits::GROUP_NODES;
+
+use super::{GroupConfig, NodeConfig, NodeKind, PortConfig, Problem, VmmConfig};
+use crate::limits;
+use crate::refuse;
+
+/// All that makes no sense in `config`.
+pub(super) fn problems(config: &NodeConfig) -> Vec<Problem> {
+    let mut found = Found::default();
+    names(config, &mut found);
+    group(&config.group, &mut found);
+    own_role(config, &mut found);
+    port("replication.port", &config.replication.port, &mut found);
+    clocks(config, &mut found);
+    if let Some(vmm) = &config.vmm {
+        machine(vmm, &mut found);
+    }
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Problem>);
+
+impl Found {
+    fn add(&mut self, key: impl Into<String>, what: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Problem {
+            key: key.into(),
+            what: what.into(),
+            fix: fix.into(),
+        });
+    }
+
+    fn require(&mut self, holds: bool, key: &str, what: &str, fix: &str) {
+        if !holds {
+            self.add(key, what, fix);
+        }
+    }
+}
+
+fn names(config: &NodeConfig, found: &mut Found) {
+    found.require(
+        !config.name.is_empty(),
+        "name",
+        "is empty",
+        "name this node",
+    );
+    found.require(
+        !config.group.name.is_empty(),
+        "group.name",
+        "is empty",
+        "name the group",
+    );
+    found.require(
+        config.state_dir.is_absolute(),
+        "state_dir",
+        "is not an absolute path",
+        "write the whole path, from /",
+    );
+}
+
+fn group(group: &GroupConfig, found: &mut Found) {
+    let nodes = &group.nodes;
+    if nodes.len() != GROUP_NODES {
+        let what = format!("lists {} nodes", nodes.len());
+        found.add(
+            "group.nodes",
+            what,
+            "list exactly three: two replicas and one witness",
+        );
+    }
+    let witnesses = nodes
+        .iter()
+        .filter(|node| node.kind == NodeKind::Witness)
+        .count();
+    if witnesses != 1 {
+        let what = format!("lists {witnesses} witnesses");
+        found.add(
+            "group.nodes",
+            what,
+            "make exactly one node kind = \"witness\"",
+        );
+    }
+    let (mut ids, mut macs, mut hashers) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for (index, node) in nodes.iter().enumerate() {
+        let key = |name: &str| format!("group.nodes[{index}].{name}");
+        if !(1..=limits::NODE_ID_MAX).contains(&node.id) {
+            found.add(
+                key("id"),
+                format!("{} is not an id", node.id),
+                "use 1 to 63",
+            );
+        }
+        if !ids.insert(node.id) {
+            found.add(
+                key("id"),
+                format!("{} is used twice", node.id),
+                "give each node its own",
+            );
+        }
+        if !macs.insert(node.mac) {
+            found.add(
+                key("mac"),
+                format!("{} is used twice", node.mac),
+                "give each port its own",
+            );
+        }
+        match (node.kind, node.hasher) {
+            (NodeKind::Replica, None) => {
+                found.add(
+                    key("hasher"),
+                    "is missing",
+                    "add hasher = \"IP:PORT\" to this replica",
+                );
+            }
+            (NodeKind::Witness, Some(_)) => {
+                found.add(
+                    key("hasher"),
+                    "is set, but a witness has no hasher",
+                    "remove it",
+                );
+            }
+            (NodeKind::Replica, Some(address)) if !hashers.insert(address) => {
+                found.add(
+                    key("hasher"),
+                    format!("{address} is used twice"),
+                    "use another port",
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+fn own_role(config: &NodeConfig, found: &mut Found) {
+    let Some(own) = config.own() else {
+        let what = format!("{} is not among group.nodes", config.id);
+        found.add(
+            "id",
+            what,
+            "set it to the id of this host's entry in group.nodes",
+        );
+        return;
+    };
+    let sections = [
+        ("vmm", config.vmm.is_some()),
+        ("uplink", config.uplink.is_some()),
+        ("guest", config.guest.is_some()),
+    ];
+    for (section, present) in sections {
+        match own.kind {
+            NodeKind::Replica if !present => {
+                let fix = format!("add [{section}], or make this node the witness");
+                found.add(section, "is missing on a replica", fix);
+            }
+            NodeKind::Witness if present => {
+                let fix = format!("remove [{section}]");
+                found.add(
+                    section,
+                    "is set, but this node is the witness and runs no VM",
+                    fix,
+                );
+            }
+            _ => {}
+        }
+    }
+    if let Some(uplink) = &config.uplink {
+        port("uplink.port", &uplink.port, found);
+    }
+    let socket_bytes = config.vhost_socket().as_os_str().len();
+    found.require(
+        socket_bytes <= limits::SOCKET_PATH_BYTES_MAX,
+        "guest.socket",
+        "is longer than a Unix socket's path may be (107 bytes)",
+        "set state_dir or guest.socket to a shorter path",
+    );
+}
+
+fn port(key: &str, port: &PortConfig, found: &mut Found) {
+    found.require(
+        port.vdev.is_some() != port.pci.is_some(),
+        key,
+        "names no device, or two",
+        "set exactly one of vdev (as \"net_tap0,iface=plover0\") and pci (as \"0000:03:00.0\")",
+    );
+}
+
+fn clocks(config: &NodeConfig, found: &mut Found) {
+    let replication = &config.replication;
+    found.require(
+        replication.tick_ms > 0,
+        "replication.tick_ms",
+        "is 0",
+        "use 1 or more",
+    );
+    // Raft needs several heartbeats to fit, or one lost frame elects.
+    found.require(
+        replication.election_timeout_ms >= replication.tick_ms.saturating_mul(5),
+        "replication.election_timeout_ms",
+        "is shorter than five ticks: one lost frame would start an election",
+        "use at least 5 x replication.tick_ms",
+    );
+    let sync = &config.sync;
+    found.require(
+        sync.interval_min_ms <= sync.interval_max_ms,
+        "sync.interval_min_ms",
+        "is larger than sync.interval_max_ms",
+        "swap them",
+    );
+    found.require(
+        sync.interval_max_ms > 0,
+        "sync.interval_max_ms",
+        "is 0",
+        "use 1 or more",
+    );
+    found.require(
+        sync.held_packets_max > 0,
+        "sync.held_packets_max",
+        "is 0",
+        "use 1 or more",
+    );
+    found.require(
+        sync.held_bytes_max >= 1 << 16,
+        "sync.held_bytes_max",
+        "is less than a few frames",
+        "use 65536 or more",
+    );
+    found.require(
+        sync.timeout_ms > sync.quiet_max_ms,
+        "sync.timeout_ms",
+        "is not longer than sync.quiet_max_ms",
+        "use the default, 5000",
+    );
+    found.require(
+        config.hasher.threads > 0,
+        "hasher.threads",
+        "is 0",
+        "use 1 or more",
+    );
+    found.require(
+        config.eal.memory_mib >= 16,
+        "eal.memory_mib",
+        "is below 16",
+        "use 64",
+    );
+}
+
+fn machine(vmm: &VmmConfig, found: &mut Found) {
+    if !(limits::MEMORY_MIB_MIN..=limits::MEMORY_MIB_MAX).contains(&vmm.memory_mib) {
+        let fix = format!(
+            "use {} to {}",
+            limits::MEMORY_MIB_MIN,
+            limits::MEMORY_MIB_MAX
+        );
+        found.add(
+            "vmm.memory_mib",
+            format!("{} is no size", vmm.memory_mib),
+            fix,
+        );
+    }
+    if !limits::VCPUS_ALLOWED.contains(&vmm.vcpus) {
+        found.add(
+            "vmm.vcpus",
+            format!("{} is not possible", vmm.vcpus),
+            "use 1, 2 or 4",
+        );
+    }
+    found.require(
+        vmm.ram_path.is_absolute(),
+        "vmm.ram_path",
+        "is not an absolute path",
+        "name a file on a tmpfs, as /dev/shm/plover-NAME/ram",
+    );
+    for refusal in refuse::check_extra_args(vmm.kind, &vmm.extra_args) {
+        found.add(
+            "vmm.extra_args",
+            format!("{}: {}", refusal.what, refusal.why),
+            refusal.fix,
+        );
+    }
+}

@@ -1,0 +1,197 @@
+//! A guest that counts on its serial line, and what tests of a driver look at from outside.
+
+#![allow(dead_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ch_integration::config::VmmConfig;
+use ch_integration::vmm::{Launched, Vmm};
+
+/// The guest's init: counts, ten times a second, until the kernel command line says otherwise.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+for word in $(/bin/busybox cat /proc/cmdline); do
+  case $word in stop_at=*|stop_how=*) eval "$word" ;; esac
+done
+n=0
+while :; do
+  echo "count $n"
+  [ "$n" = "$stop_at" ] && /bin/busybox "$stop_how" -f
+  n=$((n + 1))
+  /bin/busybox usleep 100000
+done
+"#;
+
+/// Debian's cloud kernel.
+pub fn kernel() -> PathBuf {
+    let mut kernels: Vec<PathBuf> = fs::read_dir("/boot")
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with("vmlinuz-") && name.ends_with("-cloud-amd64")
+        })
+        .collect();
+    kernels.sort();
+    kernels
+        .pop()
+        .expect("no /boot/vmlinuz-*-cloud-amd64: apt-get install linux-image-cloud-amd64")
+}
+
+/// Writes the counting guest's initramfs into `folder`.
+pub fn initramfs(folder: &Path) -> PathBuf {
+    let busybox =
+        fs::read("/bin/busybox").expect("no /bin/busybox: apt-get install busybox-static");
+    let mut archive = Vec::new();
+    for name in ["bin", "proc"] {
+        entry(&mut archive, name, 0o040_755, &[]);
+    }
+    entry(&mut archive, "bin/busybox", 0o100_755, &busybox);
+    entry(&mut archive, "init", 0o100_755, INIT.as_bytes());
+    entry(&mut archive, "TRAILER!!!", 0, &[]);
+    let path = folder.join("initramfs");
+    fs::write(&path, archive).unwrap();
+    path
+}
+
+/// One entry of a cpio archive in its "newc" form.
+fn entry(archive: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
+    let fields = [
+        1,
+        mode,
+        0,
+        0,
+        1,
+        0,
+        data.len() as u32,
+        0,
+        0,
+        0,
+        0,
+        name.len() as u32 + 1,
+        0,
+    ];
+    archive.extend_from_slice(b"070701");
+    for field in fields {
+        archive.extend_from_slice(format!("{field:08x}").as_bytes());
+    }
+    archive.extend_from_slice(name.as_bytes());
+    archive.push(0);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    archive.extend_from_slice(data);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}
+
+pub fn qemu_config(folder: &Path, name: &str, cmdline: &str) -> VmmConfig {
+    let text = format!(
+        "kind = \"qemu\"\naccel = \"tcg\"\nmemory_mib = 128\nkernel = {:?}\ninitrd = {:?}\n\
+         ram_path = {:?}\ncmdline = {:?}\n",
+        kernel(),
+        initramfs(folder),
+        folder.join(name).join("ram"),
+        format!("console=ttyS0 quiet panic=-1 {cmdline}"),
+    );
+    toml::from_str(&text).unwrap()
+}
+
+/// What the guest has written to its serial line.
+pub fn serial(run_dir: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(run_dir.join("serial.log")).unwrap_or_default()).into_owned()
+}
+
+/// The numbers counted so far.
+pub fn counts(run_dir: &Path) -> Vec<u64> {
+    let text = serial(run_dir);
+    let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    complete
+        .lines()
+        .filter_map(|line| line.split_once("count "))
+        .filter_map(|(_, number)| number.trim().parse().ok())
+        .collect()
+}
+
+pub fn last_count(run_dir: &Path) -> u64 {
+    counts(run_dir).last().copied().unwrap_or(0)
+}
+
+/// Waits until `condition` holds.
+pub fn wait_for(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + within;
+    while !condition() {
+        assert!(
+            Instant::now() < deadline,
+            "{what} did not happen within {within:?}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Writes the pages in which `to` differs from `from`, in place: as an apply does.
+pub fn copy_ram(from: &Path, to: &Path) -> usize {
+    use std::os::unix::fs::FileExt;
+    let source = fs::File::open(from).unwrap();
+    let target = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(to)
+        .unwrap();
+    let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let bytes = source.metadata().unwrap().len();
+    assert_eq!(bytes, target.metadata().unwrap().len());
+    let mut pages = 0;
+    for offset in (0..bytes).step_by(a.len()) {
+        source.read_exact_at(&mut a, offset).unwrap();
+        target.read_exact_at(&mut b, offset).unwrap();
+        for (index, (page, old)) in a.chunks(4096).zip(b.chunks(4096)).enumerate() {
+            if page != old {
+                target
+                    .write_all_at(page, offset + index as u64 * 4096)
+                    .unwrap();
+                pages += 1;
+            }
+        }
+    }
+    pages
+}
+
+/// File descriptors and threads of a process.
+pub fn resources(pid: u32) -> (usize, usize) {
+    let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+    (count("fd"), count("task"))
+}
+
+/// Collects how long steps take, and prints them.
+#[derive(Default)]
+pub struct Times(Vec<(&'static str, Vec<f64>)>);
+
+impl Times {
+    pub fn take<T>(&mut self, step: &'static str, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        let ms = start.elapsed().as_secs_f64() * 1e3;
+        match self.0.iter_mut().find(|(name, _)| *name == step) {
+            Some((_, times)) => times.push(ms),
+            None => self.0.push((step, vec![ms])),
+        }
+        result
+    }
+
+    pub fn print(&mut self) {
+        for (step, times) in &mut self.0 {
+            times.sort_by(f64::total_cmp);
+            let (min, median, max) = (times[0], times[times.len() / 2], times[times.len() - 1]);
+            println!("{step:16} ms: min {min:6.2}  median {median:6.2}  max {max:6.2}");
+        }
+    }
+}
+
+pub fn launched(launched: Launched) -> Box<dyn Vmm> {
+    assert!(
+        launched.tracker.is_some(),
+        "no tracker: {:?}",
+        launched.tracker_reason
+    );
+    launched.vmm
+}
