@@ -1,0 +1,52 @@
+# Plover: `make demo` and `make test` need a Debian 12 (or newer) machine, cargo and root.
+# Both install what is missing by themselves (`make deps`).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test soak lint clean
+
+# A debug build is compiled with opt-level 1, its dependencies with 2 (see Cargo.toml): fast
+# enough to protect a VM under load, and twice as fast to build as a release.
+PROFILE ?= dev
+target_dir := $(or $(CARGO_TARGET_DIR),target)
+bin := $(target_dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+RUNS ?= 20
+
+help:
+	@echo "make demo   protect a VM, kill its host, show what it cost"
+	@echo "make test   every check and every test"
+	@echo "make soak   $(RUNS) kills at moments that seeds draw (RUNS=n)"
+	@echo "make lint   formatting, clippy, licenses and advisories"
+	@echo "make deps   install what is missing (Debian packages)"
+	@echo "make clean  remove what dead demo runs left behind"
+
+deps:
+	@.ci/deps
+
+build: deps
+	cargo build --workspace --bins --profile $(PROFILE)
+
+demo: build
+	$(bin)/plover demo $(DEMO)
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --profile $(PROFILE) -- -D warnings
+	@if command -v cargo-deny > /dev/null; then cargo deny check; \
+	else echo "cargo-deny is not installed: licenses and advisories are not checked"; fi
+
+# The binaries first: the end-to-end tests start them. The runner's summary comes last.
+test: build lint
+	@if command -v cargo-nextest > /dev/null; then \
+		cargo nextest run --workspace --cargo-profile $(PROFILE) --no-fail-fast; \
+	else \
+		cargo test --workspace --profile $(PROFILE) --no-fail-fast; \
+	fi
+
+# Moments by seed; then one kill inside each step of a sync.
+soak: build
+	.ci/soak $(bin)/plover $(RUNS)
+
+clean: build
+	$(bin)/plover demo --clean
