@@ -11,7 +11,7 @@ const INSTALL: &str = "apt-get install libdpdk-dev clang libclang-dev pkg-config
 const FUNCTIONS: &[&str] = &[
     "plover_.*",
     "rte_eal_(init|hotplug_add|hotplug_remove)",
-    "rte_(log_set_global_level|version)",
+    "rte_version",
     "rte_thread_(register|unregister)",
     "rte_mempool_(free|in_use_count|avail_count)",
     "rte_pktmbuf_(pool_create|alloc|alloc_bulk|free|free_bulk|append|tailroom)",

@@ -8,6 +8,9 @@
 #ifndef PLOVER_DPDK_WRAPPER_H
 #define PLOVER_DPDK_WRAPPER_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* fopencookie */
+#endif
 #include <stdio.h>
 
 #include <rte_config.h>
@@ -61,11 +64,14 @@ plover_rte_errno(void)
 	return rte_errno;
 }
 
-/* DPDK writes its log to standard error (its default is standard output and syslog). */
+/* Each message of DPDK's log goes to `write` (its default is standard output and syslog). */
 static inline int
-plover_log_to_stderr(void)
+plover_log_to(ssize_t (*write)(void *cookie, const char *bytes, size_t count))
 {
-	return rte_openlog_stream(stderr);
+	cookie_io_functions_t functions = { .write = write };
+	FILE *stream = fopencookie(NULL, "w", functions);
+
+	return stream == NULL ? -1 : rte_openlog_stream(stream);
 }
 
 /* 1: up, 0: down, negative: the error of rte_eth_link_get_nowait. */

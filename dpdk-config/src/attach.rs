@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use crate::config::{Device, PortConfig};
 use crate::eal::Eal;
 use crate::error::{DpdkError, errno_of};
+use crate::log::Capture;
 use crate::mempool::Mempool;
 use crate::tap_signals::TapSignalsOff;
 
@@ -39,27 +40,39 @@ impl Attached {
     pub fn open(eal: &Eal, config: &PortConfig, pool: &Mempool) -> Result<Attached, DpdkError> {
         let device = config.device()?;
         check_exists(eal, &device)?;
-        let _quiet = match &device {
-            Device::Virtual(vdev) if vdev.is_tap() => {
-                Some((TapSignalsOff::new(), LogErrorsOnly::new()))
-            }
-            _ => None,
-        };
-        let mut attached = Attached::attach(&device)?;
-        let info = attached.info()?;
-        attached.configure(config, &info, pool)?;
-        attached.start()?;
-        Ok(attached)
+        let is_tap = matches!(&device, Device::Virtual(vdev) if vdev.is_tap());
+        let _signals = is_tap.then(TapSignalsOff::new);
+        let capture = Capture::start();
+        let mut attached = Attached::attach(&device, &capture)?;
+        let set_up = attached.info().and_then(|info| {
+            attached.configure(config, &info, pool)?;
+            attached.start()
+        });
+        match set_up {
+            Ok(()) => Ok(attached),
+            Err(DpdkError::Port {
+                device,
+                step,
+                source,
+            }) => Err(DpdkError::Setup {
+                device,
+                step,
+                log: capture.text(),
+                source,
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks the bus for the device.
-    fn attach(device: &Device) -> Result<Attached, DpdkError> {
+    fn attach(device: &Device, capture: &Capture) -> Result<Attached, DpdkError> {
         let (bus, name, arguments, text) = match device {
             Device::Virtual(vdev) => (c"vdev", &vdev.name, vdev.arguments.as_str(), &vdev.text),
             Device::Pci(address) => (c"pci", address, "", address),
         };
         let failed = |source| DpdkError::Attach {
             device: text.clone(),
+            log: capture.text(),
             source,
         };
         let c_string = |text: &str| CString::new(text).map_err(|_| failed(Errno::EINVAL));
@@ -216,24 +229,5 @@ fn check_exists(eal: &Eal, device: &Device) -> Result<(), DpdkError> {
             })
         }
         Device::Pci(_) => Ok(()),
-    }
-}
-
-/// While this lives DPDK logs errors but no warnings: `net_tap` warns that it found no free signal,
-/// which is what [`TapSignalsOff`] is for.
-struct LogErrorsOnly;
-
-impl LogErrorsOnly {
-    fn new() -> LogErrorsOnly {
-        // SAFETY: sets an integer in DPDK's log.
-        unsafe { sys::rte_log_set_global_level(sys::RTE_LOG_ERR) };
-        LogErrorsOnly
-    }
-}
-
-impl Drop for LogErrorsOnly {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { sys::rte_log_set_global_level(sys::RTE_LOG_WARNING) };
     }
 }

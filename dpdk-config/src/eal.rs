@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 
 use crate::config::{EalConfig, HugePages};
 use crate::error::{DpdkError, last_errno};
+use crate::log::{self, Capture};
 
 /// An address that no device has. Allowing only it keeps EAL from taking every NIC that is bound to
 /// vfio; ports are attached one by one later.
@@ -152,8 +153,12 @@ fn arguments(config: &EalConfig, core: usize) -> Vec<String> {
 
 /// Calls `rte_eal_init` on this thread, which EAL pins and keeps as its main one.
 fn start(arguments: &[String]) -> Result<(), DpdkError> {
+    let _control = Eal::control();
+    log::redirect();
+    let capture = Capture::start();
     let failed = |source| DpdkError::Init {
         arguments: arguments.join(" "),
+        log: capture.text(),
         source,
     };
     let words: Result<Vec<CString>, _> = arguments
@@ -165,10 +170,7 @@ fn start(arguments: &[String]) -> Result<(), DpdkError> {
     let argv: Vec<*mut c_char> = words.into_iter().map(CString::into_raw).collect();
     let argc = argv.len() as c_int;
     // SAFETY: argv holds argc C strings that are never freed.
-    let status = unsafe {
-        dpdk_sys::plover_log_to_stderr();
-        dpdk_sys::rte_eal_init(argc, argv.leak().as_mut_ptr())
-    };
+    let status = unsafe { dpdk_sys::rte_eal_init(argc, argv.leak().as_mut_ptr()) };
     if status < 0 {
         Err(failed(last_errno()))
     } else {

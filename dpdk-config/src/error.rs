@@ -21,10 +21,12 @@ pub enum DpdkError {
     #[error("the thread that initialises DPDK did not finish")]
     InitThread,
     /// EAL refused its arguments or the machine.
-    #[error("DPDK did not initialise with `{arguments}`; its reason is in the log on stderr")]
+    #[error("DPDK did not initialise with `{arguments}`: {log}")]
     Init {
         /// EAL's command line.
         arguments: String,
+        /// What EAL logged.
+        log: String,
         /// EAL's error number.
         source: Errno,
     },
@@ -78,14 +80,28 @@ pub enum DpdkError {
         device: String,
     },
     /// The driver did not make a port of the device.
-    #[error("device `{device}`: the driver made no port; its reason is in the log on stderr")]
+    #[error("device `{device}`: the driver made no port: {log}")]
     Attach {
         /// The device string of the configuration.
         device: String,
+        /// What the driver logged.
+        log: String,
         /// The driver's error number; `UnknownErrno` if it gave none.
         source: Errno,
     },
-    /// A step in setting up or changing a port failed.
+    /// A step in setting up a port failed.
+    #[error("device `{device}`: {step} failed: {log}")]
+    Setup {
+        /// The device string of the configuration.
+        device: String,
+        /// What was tried.
+        step: &'static str,
+        /// What the driver logged.
+        log: String,
+        /// The driver's error number.
+        source: Errno,
+    },
+    /// An open port could not be asked or changed.
     #[error("device `{device}`: {step} failed")]
     Port {
         /// The device string of the configuration.

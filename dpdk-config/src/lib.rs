@@ -10,6 +10,7 @@ pub mod eal;
 pub mod error;
 mod kernel_interface;
 pub mod limits;
+mod log;
 pub mod mbuf;
 pub mod mempool;
 pub mod port;

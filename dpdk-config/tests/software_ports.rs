@@ -11,21 +11,22 @@ use dpdk_config::{
 /// EAL starts once per process, and tests of one file share it.
 fn eal() -> &'static Eal {
     static EAL: OnceLock<Eal> = OnceLock::new();
-    EAL.get_or_init(|| Eal::init(&EalConfig::default()).unwrap())
+    EAL.get_or_init(|| Eal::init(&EalConfig::default()).expect("EAL starts without hugepages"))
 }
 
 /// A pool is not freed while another thread is registered: tests of the two keep apart.
 static REGISTERING: Mutex<()> = Mutex::new(());
 
 fn pool(name: &str, mbufs: u32) -> Mempool {
-    Mempool::new(eal(), name, mbufs, 0, 2048).unwrap()
+    Mempool::new(eal(), name, mbufs, 0, 2048).expect("memory for a pool")
 }
 
 fn packets(pool: &Mempool, count: u8) -> Burst {
     let mut burst = Burst::new();
-    pool.alloc_bulk(&mut burst, usize::from(count)).unwrap();
+    pool.alloc_bulk(&mut burst, usize::from(count))
+        .expect("mbufs");
     for (number, mbuf) in (0..count).zip(&mut burst) {
-        mbuf.write(&[&[number; 60]]).unwrap();
+        mbuf.write(&[&[number; 60]]).expect("60 bytes fit");
     }
     burst
 }
