@@ -1,0 +1,238 @@
+//! The connection between two hashers: frames over TCP, every wait bounded, handshake included.
+//!
+//! What a message means is not known here; see `exchange`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use plover_types::{LogIndex, NodeId, SyncId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+use crate::certificate::{CertificateKey, Certifier};
+use crate::error::{ProtocolError, RoundError};
+use crate::limits::{CONNECT_MAX, FRAME_BYTES_MAX, PEER_SILENCE_MAX};
+use crate::protocol::{FrameHeader, HEADER_BYTES, Message};
+
+const NO_SYNC: SyncId = SyncId(LogIndex(0));
+
+/// Bytes that a payload's buffer grows by at a time, so that a length in a header alone does
+/// not make us allocate.
+const READ_STEP_BYTES: usize = 1 << 20;
+
+/// Who we are to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The replica group.
+    pub group: String,
+    /// This node.
+    pub node: NodeId,
+}
+
+/// A connection whose hello was exchanged and whose key is agreed.
+#[derive(Debug)]
+pub struct PeerLink {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    certifier: Certifier,
+    initiated: bool,
+    put_back: Option<(SyncId, Message)>,
+    /// Bytes sent, since it was last set to 0.
+    pub sent_bytes: u64,
+    /// Bytes received, since it was last set to 0.
+    pub received_bytes: u64,
+}
+
+impl PeerLink {
+    /// Connects, says hello and chooses the key.
+    ///
+    /// # Errors
+    /// If nobody answers in time, or who answers is not the peer.
+    pub async fn connect(peer: SocketAddr, own: &Identity) -> Result<Self, RoundError> {
+        let attempt = async {
+            let stream = TcpStream::connect(peer)
+                .await
+                .map_err(|source| RoundError::Connect { peer, source })?;
+            let mut link = Self::over(stream, true)?;
+            link.send(NO_SYNC, &own.hello()).await?;
+            let hello = link.receive(NO_SYNC).await?;
+            own.check(hello)?;
+            let key = CertificateKey::generate();
+            link.send(NO_SYNC, &Message::Key(key.clone())).await?;
+            link.certifier = Certifier::new(&key);
+            Ok(link)
+        };
+        timeout(CONNECT_MAX, attempt)
+            .await
+            .unwrap_or(Err(RoundError::Silent("connecting")))
+    }
+
+    /// Answers a host that connected to us.
+    ///
+    /// # Errors
+    /// If it says nothing in time, or is not the peer.
+    pub async fn accept(stream: TcpStream, own: &Identity) -> Result<Self, RoundError> {
+        let attempt = async {
+            let mut link = Self::over(stream, false)?;
+            let hello = link.receive(NO_SYNC).await?;
+            own.check(hello)?;
+            link.send(NO_SYNC, &own.hello()).await?;
+            match link.receive(NO_SYNC).await? {
+                Message::Key(key) => link.certifier = Certifier::new(&key),
+                other => return Err(order(&other, "key").into()),
+            }
+            Ok(link)
+        };
+        timeout(CONNECT_MAX, attempt)
+            .await
+            .unwrap_or(Err(RoundError::Silent("handshake")))
+    }
+
+    fn over(stream: TcpStream, initiated: bool) -> Result<Self, RoundError> {
+        stream.set_nodelay(true).map_err(broken("setting it up"))?;
+        let (reader, writer) = stream.into_split();
+        Ok(Self {
+            reader,
+            writer,
+            certifier: Certifier::new(&CertificateKey([0; 48])),
+            initiated,
+            put_back: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+        })
+    }
+
+    /// Whether this side connected: the primary's must.
+    #[must_use]
+    pub fn initiated(&self) -> bool {
+        self.initiated
+    }
+
+    /// The hashes under this connection's key.
+    #[must_use]
+    pub fn certifier(&self) -> &Certifier {
+        &self.certifier
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// If the connection breaks or takes nothing for too long.
+    pub async fn send(&mut self, sync: SyncId, message: &Message) -> Result<(), RoundError> {
+        let (header, payload) = message.encode(sync);
+        let doing = message.name();
+        self.sent_bytes += (header.len() + payload.len()) as u64;
+        let mut parts = [io::IoSlice::new(&header), io::IoSlice::new(&payload)];
+        let mut rest = &mut parts[..];
+        io::IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let written = timeout(PEER_SILENCE_MAX, self.writer.write_vectored(rest))
+                .await
+                .map_err(|_| RoundError::Silent(doing))?
+                .map_err(broken(doing))?;
+            if written == 0 {
+                return Err(broken(doing)(io::ErrorKind::WriteZero.into()));
+            }
+            io::IoSlice::advance_slices(&mut rest, written);
+        }
+        Ok(())
+    }
+
+    /// Receives the next message of `sync`, waiting for it no longer than the peer may be silent.
+    ///
+    /// # Errors
+    /// If the connection breaks, the message is bad, belongs to another sync, or is an abort.
+    pub async fn receive(&mut self, sync: SyncId) -> Result<Message, RoundError> {
+        match self.receive_any(PEER_SILENCE_MAX).await? {
+            (got, _) if got != sync => Err(ProtocolError::Sync { got, want: sync }.into()),
+            (_, Message::Abort { code, reason }) => Err(RoundError::PeerAborted { code, reason }),
+            (_, message) => Ok(message),
+        }
+    }
+
+    /// Receives the next message, whichever sync it names.
+    ///
+    /// # Errors
+    /// If the connection breaks or the message is bad.
+    pub async fn receive_any(&mut self, wait: Duration) -> Result<(SyncId, Message), RoundError> {
+        if let Some(message) = self.put_back.take() {
+            return Ok(message);
+        }
+        let mut header = [0; HEADER_BYTES];
+        self.fill(&mut header, wait).await?;
+        let header = FrameHeader::decode(&header)?;
+        let mut payload = BytesMut::new();
+        while payload.len() < header.payload_bytes() {
+            let have = payload.len();
+            payload.resize((have + READ_STEP_BYTES).min(header.payload_bytes()), 0);
+            self.fill(&mut payload[have..], PEER_SILENCE_MAX).await?;
+        }
+        self.received_bytes += (HEADER_BYTES + payload.len()) as u64;
+        Ok((header.sync(), header.message(payload.freeze())?))
+    }
+
+    /// Makes a message the next one to be received.
+    pub fn put_back(&mut self, sync: SyncId, message: Message) {
+        self.put_back = Some((sync, message));
+    }
+
+    async fn fill(&mut self, mut into: &mut [u8], wait: Duration) -> Result<(), RoundError> {
+        debug_assert!(into.len() <= FRAME_BYTES_MAX);
+        while !into.is_empty() {
+            let got = timeout(wait, self.reader.read(into))
+                .await
+                .map_err(|_| RoundError::Silent("nothing came"))?
+                .map_err(broken("receiving"))?;
+            if got == 0 {
+                return Err(broken("receiving")(io::ErrorKind::UnexpectedEof.into()));
+            }
+            into = &mut into[got..];
+        }
+        Ok(())
+    }
+
+    /// Returns when the connection has ended although no round used it. Safe to drop and call
+    /// again.
+    pub async fn lost_while_idle(&mut self) -> io::Error {
+        let mut byte = [0];
+        match self.reader.peek(&mut byte).await {
+            Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+            // The peer has begun the next round. Whoever takes it up will see how it goes on.
+            Ok(_) => std::future::pending().await,
+            Err(error) => error,
+        }
+    }
+}
+
+impl Identity {
+    fn hello(&self) -> Message {
+        Message::Hello {
+            group: self.group.clone(),
+            node: self.node,
+        }
+    }
+
+    fn check(&self, hello: Message) -> Result<(), ProtocolError> {
+        match hello {
+            Message::Hello { group, node } if group == self.group && node != self.node => Ok(()),
+            Message::Hello { group, node } => Err(ProtocolError::Identity { group, node }),
+            other => Err(order(&other, "hello")),
+        }
+    }
+}
+
+/// The error for a message out of turn.
+pub(crate) fn order(got: &Message, want: &'static str) -> ProtocolError {
+    ProtocolError::Order {
+        got: got.name(),
+        want,
+    }
+}
+
+fn broken(doing: &'static str) -> impl Fn(io::Error) -> RoundError {
+    move |source| RoundError::Link { doing, source }
+}
