@@ -1,5 +1,8 @@
 //! A network namespace of a test's own, and the kernel's end of a link in it.
 
+// Each test file takes what it needs.
+#![allow(dead_code)]
+
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
