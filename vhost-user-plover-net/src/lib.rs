@@ -11,6 +11,9 @@ pub mod limits;
 mod metrics;
 pub mod ring;
 
+#[cfg(test)]
+mod test_driver;
+
 pub use control::mailbox::MailboxError;
 pub use control::{
     ControlSide, MemoryEvent, MemoryListener, MemoryMap, NicConfig, Region, VhostUserServer,

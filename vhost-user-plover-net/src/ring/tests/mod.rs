@@ -1,0 +1,6 @@
+//! The ring engine against rings built by hand, in any layout, and against hostile ones.
+
+mod hostile;
+mod model;
+mod notify;
+mod pages;
