@@ -18,6 +18,7 @@
 //! | 3 | entries | first index u64, count u32, then per entry: term u64, length u32, data |
 //! | 4, 5 | snapshot taken, installed | index, term, length u32, data |
 //! | 6 | compacted | index, term |
+//! | 7 | end | none; the last byte of every body, so that a record ends in no zeros |
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use plover_types::{LogIndex, NodeId, Term};
@@ -29,6 +30,7 @@ use crate::wire::GroupId;
 pub(super) const VERSION: u16 = 1;
 pub(super) const HEADER_BYTES: usize = 28;
 const MARK: [u8; 4] = *b"PLVR";
+const END: u8 = 7;
 
 /// Bytes of one record's body: many requests may be written as one, but memory is bounded when
 /// a file is read.
@@ -63,6 +65,7 @@ pub(super) fn encode<'a>(number: u64, items: impl Iterator<Item = Item<'a>>, out
     for item in items {
         encode_item(item, out);
     }
+    out.put_u8(END);
     let body = &out[start + HEADER_BYTES..];
     let mut header = BytesMut::with_capacity(HEADER_BYTES);
     header.put_slice(&MARK);
@@ -143,14 +146,17 @@ impl Header {
 /// Reads the items of a body whose checksum matched. Data shares the body's buffer.
 pub(super) fn decode(mut body: Bytes) -> Result<Vec<OwnedItem>, &'static str> {
     let mut items = Vec::new();
-    while body.has_remaining() {
-        items.push(decode_item(&mut body)?);
+    loop {
+        match body.try_get_u8() {
+            Ok(END) if body.is_empty() => return Ok(items),
+            Ok(tag) => items.push(decode_item(tag, &mut body)?),
+            Err(_) => return Err("a record without an end"),
+        }
     }
-    Ok(items)
 }
 
-fn decode_item(body: &mut Bytes) -> Result<OwnedItem, &'static str> {
-    Ok(match body.get_u8() {
+fn decode_item(tag: u8, body: &mut Bytes) -> Result<OwnedItem, &'static str> {
+    Ok(match tag {
         1 => OwnedItem::Owner(Owner {
             group: GroupId(u64_of(body)?),
             node: NodeId(u64_of(body)?),

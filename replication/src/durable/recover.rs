@@ -166,7 +166,8 @@ fn read_record(
     };
     let body_start = at + HEADER_BYTES;
     let Some(header) = Header::read(header_bytes) else {
-        return match is_torn(bytes, at, body_start) && !has_record(&bytes[at + 1..]) {
+        let sector_end = body_start.next_multiple_of(SECTOR_BYTES).min(bytes.len());
+        return match is_torn(bytes, at, sector_end) && !has_record(&bytes[at + 1..]) {
             true => Ok(None),
             false => damaged("a record's header does not match its checksum"),
         };
@@ -201,7 +202,8 @@ fn read_record(
     Ok(Some(body))
 }
 
-/// Whether one of the sectors that these bytes lie in was never written.
+/// Whether one of the sectors that these bytes lie in was never written. A record starts and ends
+/// with bytes that are not zero, so only whole sectors inside its data can look like that.
 fn is_torn(bytes: &[u8], start: usize, end: usize) -> bool {
     let mut at = start;
     while at < end {

@@ -58,6 +58,19 @@ impl DurableWriter {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn of_channels(
+        requests: Sender<PersistRequest>,
+        completions: Receiver<Result<u64, DurableError>>,
+    ) -> Self {
+        Self {
+            requests: Some(requests),
+            completions,
+            thread: None,
+            failed: false,
+        }
+    }
+
     /// Hands a request over. Never blocks.
     ///
     /// # Errors

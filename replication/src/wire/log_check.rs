@@ -23,6 +23,8 @@ pub trait LogBounds {
     fn persisted(&self) -> LogIndex;
     /// Index of the last entry known to be committed.
     fn committed(&self) -> LogIndex;
+    /// Index of the last entry that raft-rs was told is applied.
+    fn applied(&self) -> LogIndex;
     /// Term of an entry, or of the one before the first.
     fn term(&self, index: LogIndex) -> Option<Term>;
 }
@@ -42,6 +44,10 @@ impl<S: Storage> LogBounds for RaftLog<S> {
 
     fn committed(&self) -> LogIndex {
         LogIndex(self.committed)
+    }
+
+    fn applied(&self) -> LogIndex {
+        LogIndex(self.applied)
     }
 
     fn term(&self, index: LogIndex) -> Option<Term> {
@@ -96,8 +102,19 @@ pub fn check_against_log(message: &Message, log: &impl LogBounds) -> Result<(), 
         ),
         MessageType::MsgHeartbeatResponse
         | MessageType::MsgRequestVote
-        | MessageType::MsgRequestPreVote
-        | MessageType::MsgTimeoutNow => Ok(()),
+        | MessageType::MsgRequestPreVote => Ok(()),
+        // A candidate reads all entries after the applied one. They are gone while a received
+        // snapshot is stored but not applied yet.
+        MessageType::MsgTimeoutNow => {
+            let first = log.first_index().0;
+            at_most(
+                message,
+                "first entry",
+                first,
+                "after applied",
+                log.applied().0 + 1,
+            )
+        }
         MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse => {
             check_vote(message, log)
         }
