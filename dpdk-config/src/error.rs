@@ -46,8 +46,8 @@ pub enum DpdkError {
     },
     /// A pool of mbufs could not be made.
     #[error(
-        "mempool `{name}` of {mbufs} mbufs with {data_room_bytes} bytes each was not created; \
-         raise `memory_mib` if memory ran out"
+        "mempool `{name}` of {mbufs} mbufs with {data_room_bytes} bytes each was not created \
+         (raise `memory_mib` if memory ran out): {log}"
     )]
     MempoolCreate {
         /// The pool's name.
@@ -56,6 +56,8 @@ pub enum DpdkError {
         mbufs: u32,
         /// Bytes of packet data in each.
         data_room_bytes: u16,
+        /// What DPDK logged.
+        log: String,
         /// DPDK's error number.
         source: Errno,
     },

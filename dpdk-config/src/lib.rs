@@ -14,6 +14,7 @@ mod log;
 pub mod mbuf;
 pub mod mempool;
 pub mod port;
+pub mod preflight;
 mod tap_signals;
 mod vdev;
 
@@ -24,3 +25,4 @@ pub use limits::BURST_PACKETS_MAX;
 pub use mbuf::{Burst, Mbuf};
 pub use mempool::Mempool;
 pub use port::{Port, PortStats};
+pub use preflight::{Check, Outcome, PreflightRequest};

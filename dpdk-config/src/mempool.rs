@@ -10,6 +10,7 @@ use dpdk_sys as sys;
 use crate::eal::{Eal, other_threads_registered};
 use crate::error::{AllocError, DpdkError, last_errno};
 use crate::limits::MEMPOOL_NAME_BYTES_MAX;
+use crate::log::Capture;
 use crate::mbuf::{Burst, Mbuf};
 
 /// A pool of mbufs; clones share it. Usable from every thread.
@@ -44,6 +45,7 @@ impl Mempool {
     ) -> Result<Mempool, DpdkError> {
         let c_name = check_name(name)?;
         let _control = Eal::control();
+        let capture = Capture::start();
         let room = data_room.saturating_add(sys::RTE_PKTMBUF_HEADROOM as u16);
         // SAFETY: EAL runs (`_eal`), the name is a C string, and DPDK checks the numbers.
         let raw = unsafe {
@@ -53,6 +55,7 @@ impl Mempool {
             name: name.to_owned(),
             mbufs,
             data_room_bytes: data_room,
+            log: capture.text(),
             source: last_errno(),
         })?;
         Ok(Mempool(Arc::new(Pool {
