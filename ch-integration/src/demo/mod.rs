@@ -14,14 +14,17 @@ pub mod guest;
 pub mod history;
 mod interrupt;
 mod kill;
+mod leftovers;
 pub mod live;
 pub mod namespace;
 pub mod network;
 mod node_config;
 mod options;
 pub mod outage;
+mod resp;
 mod run;
 pub mod table;
 
+pub use leftovers::clean as clean_leftovers;
 pub use options::{DemoOptions, DemoVmm, KillPlan, Service, Setting};
-pub use run::{DemoOutcome, clean_leftovers, run};
+pub use run::{DemoOutcome, run};

@@ -161,6 +161,7 @@ mod tests {
     use super::super::guest::GuestImage;
     use super::super::options::Service;
     use super::*;
+    use crate::config::NodeConfig;
 
     fn config_of(host: Host) -> String {
         let image = GuestImage {
@@ -185,6 +186,17 @@ mod tests {
             settings: &settings,
         };
         plan.config_of(host)
+    }
+
+    #[test]
+    fn every_file_is_a_configuration_that_a_node_accepts() {
+        for host in Host::ALL {
+            let text = config_of(host);
+            let config = NodeConfig::parse(Path::new("demo.toml"), &text).unwrap();
+            assert_eq!(u64::from(config.id), host.id());
+            assert_eq!(config.vmm.is_some(), host.is_replica());
+            assert_eq!(config.debug.deliver_to_backup, !host.is_replica());
+        }
     }
 
     #[test]

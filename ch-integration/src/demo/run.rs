@@ -17,9 +17,10 @@ use super::guest::{GUEST_IP, GUEST_PORT};
 use super::history::{CLIENT_FILE, JsonLines, RUN_FILE, RunRecord};
 use super::interrupt::Interrupt;
 use super::kill;
+use super::leftovers::{self, RUNS_DIR};
 use super::live::GroupView;
-use super::network::{self, Host, Network};
-use super::node_config::{GroupPlan, pid_of_ram_dir, ram_dir};
+use super::network::{Host, Network};
+use super::node_config::{GroupPlan, ram_dir};
 use super::options::{DemoOptions, DemoVmm, Guest, KillPlan, Service, hardware_kvm};
 use super::table::Table;
 
@@ -33,8 +34,6 @@ const PING_WAIT: Duration = Duration::from_millis(500);
 const LINE_EVERY: Duration = Duration::from_secs(1);
 /// Connections of redis-benchmark.
 const BENCHMARK_CONNECTIONS: &str = "4";
-/// Parent of the runs' folders. On a disk: the nodes' votes are synced there.
-const RUNS_DIR: &str = "/var/tmp/plover-demo";
 /// Bytes of a node's log that are shown when it ended by itself.
 const LOG_TAIL_BYTES: usize = 3000;
 
@@ -51,7 +50,7 @@ pub struct DemoOutcome {
 
 /// Runs the demo and removes what it started, however it ends.
 pub fn run(options: &DemoOptions) -> Result<DemoOutcome> {
-    clean_leftovers()?;
+    leftovers::clean()?;
     if options.clean {
         return Ok(DemoOutcome {
             run_dir: PathBuf::new(),
@@ -78,26 +77,6 @@ pub fn run(options: &DemoOptions) -> Result<DemoOutcome> {
         ok: report.ok,
         report: Some(report),
     })
-}
-
-/// Removes namespaces and guest memories of runs whose process is gone.
-pub fn clean_leftovers() -> Result<()> {
-    for name in network::clean_leftovers()? {
-        say(&format!("removed namespace {name} of a run that is gone"));
-    }
-    let Ok(entries) = fs::read_dir("/dev/shm") else {
-        return Ok(());
-    };
-    for entry in entries.flatten() {
-        let Some(pid) = pid_of_ram_dir(&entry.file_name().to_string_lossy()) else {
-            continue;
-        };
-        if !Path::new(&format!("/proc/{pid}")).exists() {
-            fs::remove_dir_all(entry.path())
-                .with_context(|| format!("remove {}", entry.path().display()))?;
-        }
-    }
-    Ok(())
 }
 
 /// A run under way. Dropping it ends every process and removes every namespace of it.
