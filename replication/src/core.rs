@@ -181,6 +181,8 @@ pub struct CoreCounters {
 #[derive(Debug)]
 struct PeerState {
     spec: NodeSpec,
+    /// When a snapshot was last sent to it.
+    snapshot_sent: Option<Duration>,
     report: Option<(Duration, CopyReport)>,
 }
 
@@ -278,12 +280,20 @@ impl Core {
             .nodes
             .iter()
             .filter(|node| node.id != own)
-            .map(|spec| PeerState { spec: *spec, report: None })
+            .map(|spec| PeerState {
+                spec: *spec,
+                snapshot_sent: None,
+                report: None,
+            })
             .collect();
         let mut cursor = InputCursor::default();
         cursor.seek(Position::start_of(applied.next()));
         Ok(Self {
-            votes_from: if config.is_restarted { now + withheld } else { now },
+            votes_from: if config.is_restarted {
+                now + withheld
+            } else {
+                now
+            },
             raft,
             group,
             applied,
@@ -322,6 +332,7 @@ impl Core {
             Event::Tick if self.awaits_snapshot() => {}
             Event::Tick => {
                 self.raft.tick();
+                self.give_up_lost_snapshots();
             }
             Event::Receive(envelope) => self.receive(envelope),
             Event::Persisted(number) => self.persisted(number),
@@ -386,8 +397,7 @@ impl Core {
     pub fn seek(&mut self, position: Position) -> bool {
         self.cursor.seek(position);
         self.cursor.set_barrier(None);
-        position.index >= self.raft.raft.raft_log.store().first()
-            || position.index > self.applied
+        position.index >= self.raft.raft.raft_log.store().first() || position.index > self.applied
     }
 
     /// The copy runs again: input beyond the sync point may be delivered.
@@ -476,14 +486,19 @@ impl Core {
     #[must_use]
     pub fn leader(&self) -> (Option<NodeId>, Term) {
         let leader = self.raft.raft.leader_id;
-        ((leader != raft::INVALID_ID).then_some(NodeId(leader)), Term(self.raft.raft.term))
+        (
+            (leader != raft::INVALID_ID).then_some(NodeId(leader)),
+            Term(self.raft.raft.term),
+        )
     }
 
     /// The last report of each peer, and when it came.
     pub fn reports(&self) -> impl Iterator<Item = (NodeId, Duration, &CopyReport)> {
-        self.peers
-            .iter()
-            .filter_map(|peer| peer.report.as_ref().map(|(at, report)| (peer.spec.id, *at, report)))
+        self.peers.iter().filter_map(|peer| {
+            peer.report
+                .as_ref()
+                .map(|(at, report)| (peer.spec.id, *at, report))
+        })
     }
 
     /// Whether the other replica says that it is idle (or there is none to wait for).
@@ -519,7 +534,9 @@ impl Core {
     }
 
     fn is_primary(&self) -> bool {
-        self.group.role().is_some_and(|role| role.primary == self.config.own)
+        self.group
+            .role()
+            .is_some_and(|role| role.primary == self.config.own)
     }
 
     fn is_recent(&self, at: Duration) -> bool {
@@ -536,7 +553,9 @@ impl Core {
 
     fn receive_report(&mut self, from: NodeId, report: CopyReport) {
         let now = self.now;
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.spec.id == from) else { return };
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.spec.id == from) else {
+            return;
+        };
         let is_newer = peer.report.is_none_or(|(_, last)| {
             last.incarnation != report.incarnation || last.sequence < report.sequence
         });
@@ -547,8 +566,10 @@ impl Core {
 
     fn receive_raft(&mut self, from: NodeId, mut message: Message) {
         let kind = message.get_msg_type();
-        let asks_for_vote =
-            matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        let asks_for_vote = matches!(
+            kind,
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
         if asks_for_vote && self.now < self.votes_from {
             self.counters.votes_withheld += 1;
             return;
@@ -603,7 +624,9 @@ impl Core {
             let entries = ready.take_entries();
             let must_sync = ready.must_sync() || snapshot.is_some();
             let store = self.raft.mut_store();
-            store.append(&entries).expect("raft-rs appends behind its own log");
+            store
+                .append(&entries)
+                .expect("raft-rs appends behind its own log");
             if let Some(hard_state) = ready.hs() {
                 store.set_hard_state(hard_state.clone());
             }
@@ -611,10 +634,21 @@ impl Core {
             let number = ready.number();
             let messages = ready.take_persisted_messages();
             self.raft.advance_append_async(ready);
-            let snapshot_index = snapshot.as_ref().map(|snapshot| snapshot.get_metadata().index);
-            let waiting = AwaitingPersist { number, messages, snapshot_index };
+            let snapshot_index = snapshot
+                .as_ref()
+                .map(|snapshot| snapshot.get_metadata().index);
+            let waiting = AwaitingPersist {
+                number,
+                messages,
+                snapshot_index,
+            };
             if self.config.is_durable && must_sync {
-                let persist = Persist { number, entries, hard_state, snapshot };
+                let persist = Persist {
+                    number,
+                    entries,
+                    hard_state,
+                    snapshot,
+                };
                 self.actions.push(Action::Persist(persist));
                 self.awaiting.push_back(waiting);
             } else if self.awaiting.is_empty() {
@@ -622,7 +656,12 @@ impl Core {
             } else {
                 // What was there before must be durable first: raft-rs takes the number as
                 // "all up to here".
-                let empty = Persist { number, entries: Vec::new(), hard_state, snapshot: None };
+                let empty = Persist {
+                    number,
+                    entries: Vec::new(),
+                    hard_state,
+                    snapshot: None,
+                };
                 self.actions.push(Action::Persist(empty));
                 self.awaiting.push_back(waiting);
             }
@@ -634,7 +673,11 @@ impl Core {
         if self.is_mute {
             return;
         }
-        while self.awaiting.front().is_some_and(|awaiting| awaiting.number <= number) {
+        while self
+            .awaiting
+            .front()
+            .is_some_and(|awaiting| awaiting.number <= number)
+        {
             if let Some(awaiting) = self.awaiting.pop_front() {
                 self.is_durable_now(awaiting);
             }
@@ -652,7 +695,9 @@ impl Core {
     /// A received snapshot is not durable yet. raft-rs would look for entries before it when it
     /// starts an election now, so time and messages stand still until it is.
     fn awaits_snapshot(&self) -> bool {
-        self.awaiting.iter().any(|awaiting| awaiting.snapshot_index.is_some())
+        self.awaiting
+            .iter()
+            .any(|awaiting| awaiting.snapshot_index.is_some())
     }
 
     fn send_raft(&mut self, messages: Vec<Message>) {
@@ -666,7 +711,33 @@ impl Core {
                 message.set_context(number.to_le_bytes().to_vec().into());
             }
             let (from, to) = (self.config.own, NodeId(message.to));
-            self.actions.push(Action::Send(Envelope { from, to, body: Body::Raft(message) }));
+            if message.get_msg_type() == MessageType::MsgSnapshot
+                && let Some(peer) = self.peers.iter_mut().find(|peer| peer.spec.id == to)
+            {
+                peer.snapshot_sent = Some(self.now);
+            }
+            self.actions.push(Action::Send(Envelope {
+                from,
+                to,
+                body: Body::Raft(message),
+            }));
+        }
+    }
+
+    /// raft-rs sends nothing to a follower until its snapshot is reported as arrived or lost. Ours
+    /// are single messages on a network that may lose them: one that is not answered within an
+    /// election timeout is lost, and the next heartbeat's answer sends another.
+    fn give_up_lost_snapshots(&mut self) {
+        let timeout = self.config.tick * self.config.election_ticks;
+        for peer in &mut self.peers {
+            if peer
+                .snapshot_sent
+                .is_some_and(|sent| self.now >= sent + timeout)
+            {
+                peer.snapshot_sent = None;
+                self.raft
+                    .report_snapshot(peer.spec.id.0, raft::SnapshotStatus::Failure);
+            }
         }
     }
 
@@ -686,7 +757,11 @@ impl Core {
         };
         for peer in &self.peers {
             let (from, to) = (self.config.own, peer.spec.id);
-            self.actions.push(Action::Send(Envelope { from, to, body: Body::Report(report) }));
+            self.actions.push(Action::Send(Envelope {
+                from,
+                to,
+                body: Body::Report(report),
+            }));
         }
     }
 
@@ -699,7 +774,8 @@ impl Core {
             .expect("raft-rs restores only snapshots ahead of its log");
         self.applied = LogIndex(snapshot.get_metadata().index);
         let actions = &mut self.actions;
-        self.copy.on_snapshot(|command| actions.push(Action::Copy(command)));
+        self.copy
+            .on_snapshot(|command| actions.push(Action::Copy(command)));
         self.cursor.seek(Position::start_of(self.applied.next()));
         match GroupState::decode(snapshot.data.clone()) {
             Some(group) => self.group = group,
@@ -762,17 +838,22 @@ impl Core {
                 actions.push(Action::Note(Notice::SyncAborted(sync)));
                 self.aborted_in_a_row += 1;
                 let is_fill = sync.kind == plover_types::SyncKind::Fill;
-                self.not_before =
-                    self.now + if is_fill { RETRY_AFTER_FILL } else { RETRY_AFTER_ABORT };
+                self.not_before = self.now
+                    + if is_fill {
+                        RETRY_AFTER_FILL
+                    } else {
+                        RETRY_AFTER_ABORT
+                    };
             }
         }
         let cursor = &mut self.cursor;
-        self.copy.on_applied(self.config.own, self.group.role(), &applied, |command| {
-            if let CopyCommand::Begin { sync, .. } = command {
-                cursor.set_barrier(Some(sync.0));
-            }
-            actions.push(Action::Copy(command));
-        });
+        self.copy
+            .on_applied(self.config.own, self.group.role(), &applied, |command| {
+                if let CopyCommand::Begin { sync, .. } = command {
+                    cursor.set_barrier(Some(sync.0));
+                }
+                actions.push(Action::Copy(command));
+            });
     }
 
     fn watch_leadership(&mut self) {
@@ -780,8 +861,10 @@ impl Core {
         if raft.state != self.seen_role {
             let asks = |role| matches!(role, StateRole::PreCandidate | StateRole::Candidate);
             if asks(raft.state) && !asks(self.seen_role) {
-                let notice =
-                    Notice::Campaign { term: Term(raft.term), last_heard: self.last_heard };
+                let notice = Notice::Campaign {
+                    term: Term(raft.term),
+                    last_heard: self.last_heard,
+                };
                 self.actions.push(Action::Note(notice));
             }
             self.seen_role = raft.state;
@@ -791,7 +874,10 @@ impl Core {
         }
         if (raft.term, raft.leader_id) != self.seen_leader {
             self.seen_leader = (raft.term, raft.leader_id);
-            let notice = Notice::Leader { term: Term(raft.term), leader: NodeId(raft.leader_id) };
+            let notice = Notice::Leader {
+                term: Term(raft.term),
+                leader: NodeId(raft.leader_id),
+            };
             self.actions.push(Action::Note(notice));
         }
     }
@@ -860,7 +946,10 @@ impl Core {
     }
 
     fn propose_bytes(&mut self, data: Bytes) -> raft::Result<()> {
-        let entry = Entry { data, ..Entry::default() };
+        let entry = Entry {
+            data,
+            ..Entry::default()
+        };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.config.own.0;
@@ -872,7 +961,9 @@ impl Core {
     /// while the group is protected, before the primary's delivered position otherwise, and
     /// nothing while a sync is in flight.
     fn compact(&mut self) {
-        let Some(role) = self.group.role() else { return };
+        let Some(role) = self.group.role() else {
+            return;
+        };
         if self.group.sync().is_some() {
             return;
         }
@@ -894,7 +985,9 @@ impl Core {
         if to.0 < store.first().0 + COMPACT_ENTRIES {
             return;
         }
-        let Some(term) = store.term_of(self.applied) else { return };
+        let Some(term) = store.term_of(self.applied) else {
+            return;
+        };
         let data = self.group.encode();
         let compacted = store
             .set_snapshot_data(self.applied, term, data.clone())
@@ -902,7 +995,12 @@ impl Core {
         match compacted {
             Ok(()) => {
                 if self.config.is_durable {
-                    self.actions.push(Action::Compact { to, index: self.applied, term, data });
+                    self.actions.push(Action::Compact {
+                        to,
+                        index: self.applied,
+                        term,
+                        data,
+                    });
                 }
             }
             Err(error) => unreachable!("compacting an applied log: {error}"),

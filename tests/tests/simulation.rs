@@ -3,16 +3,27 @@
 use plover_tests::sim::{Options, Outcome, Sabotage, Violation, run};
 
 fn options(seed: u64) -> Options {
-    Options { seed, with_faults: true, sabotage: Sabotage::None }
+    let trace = std::env::var_os("PLOVER_SIM_TRACE").is_some();
+    Options {
+        seed,
+        with_faults: true,
+        sabotage: Sabotage::None,
+        trace,
+    }
 }
 
-/// `PLOVER_SIM_SEEDS` raises the number of seeds of each test; `PLOVER_SIM_SEED` runs one.
+/// `PLOVER_SIM_SEEDS` raises the number of seeds of each test; `PLOVER_SIM_SEED` runs one, and
+/// `PLOVER_SIM_TRACE` shows what happens in it.
 fn seeds(first: u64) -> std::ops::Range<u64> {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     if let Some(seed) = number("PLOVER_SIM_SEED") {
         return seed..seed + 1;
     }
-    first..first + number("PLOVER_SIM_SEEDS").unwrap_or(750)
+    first..first + number("PLOVER_SIM_SEEDS").unwrap_or(500)
 }
 
 fn run_seeds(first: u64) {
@@ -60,7 +71,11 @@ fn what_must_always_hold_holds_under_faults_last_quarter() {
 #[test]
 fn without_faults_the_first_primary_stays_and_syncs_go_on() {
     for seed in 0..20 {
-        let outcome = run(Options { with_faults: false, ..options(seed) }).expect("no violation");
+        let outcome = run(Options {
+            with_faults: false,
+            ..options(seed)
+        })
+        .expect("no violation");
         assert_eq!(outcome.roles, 2, "seed {seed}: boot, then protected");
         assert!(outcome.syncs > 50, "seed {seed}: {outcome:?}");
         assert!(outcome.answers > 1000, "seed {seed}: {outcome:?}");
@@ -73,19 +88,33 @@ fn one_seed_always_does_the_same() {
 }
 
 fn find(sabotage: Sabotage, expected: impl Fn(&Violation) -> bool) {
-    let found = (0..400).find_map(|seed| run(Options { sabotage, ..options(seed) }).err());
-    assert!(found.as_ref().is_some_and(expected), "{sabotage:?} went unnoticed: {found:?}");
+    let found = (0..400).find_map(|seed| {
+        run(Options {
+            sabotage,
+            ..options(seed)
+        })
+        .err()
+    });
+    assert!(
+        found.as_ref().is_some_and(expected),
+        "{sabotage:?} went unnoticed: {found:?}"
+    );
 }
 
 #[test]
 fn output_released_before_its_sync_ended_is_noticed() {
-    find(Sabotage::ReleaseAtClose, |v| matches!(v, Violation::LostAnswer { .. }));
+    find(Sabotage::ReleaseAtClose, |v| {
+        matches!(v, Violation::LostAnswer { .. })
+    });
 }
 
 #[test]
 fn transmitting_without_a_lease_is_noticed() {
     find(Sabotage::IgnoreLease, |v| {
-        matches!(v, Violation::TwoPrimaries(..) | Violation::LostAnswer { .. })
+        matches!(
+            v,
+            Violation::TwoPrimaries(..) | Violation::LostAnswer { .. }
+        )
     });
 }
 
@@ -98,5 +127,7 @@ fn a_backup_that_breaks_its_promise_is_noticed() {
 
 #[test]
 fn a_backup_that_goes_on_from_its_own_position_is_noticed() {
-    find(Sabotage::KeepPosition, |v| matches!(v, Violation::Order { .. }));
+    find(Sabotage::KeepPosition, |v| {
+        matches!(v, Violation::Order { .. })
+    });
 }

@@ -60,19 +60,29 @@ impl Checker {
     /// The client sees an answer that `node` sent, whose memory is `memory`.
     pub fn seen(&mut self, node: NodeId, answer: Answer) -> Result<(), Violation> {
         match self.seen.insert(answer.packet, answer.drawn) {
-            Some(before) if before != answer.drawn => {
-                Err(Violation::LostAnswer { node, packet: answer.packet })
-            }
+            Some(before) if before != answer.drawn => Err(Violation::LostAnswer {
+                node,
+                packet: answer.packet,
+            }),
             _ => Ok(()),
         }
     }
 
     /// `node` serves with this memory: it must know every answer that was seen.
     pub fn serves(&self, node: NodeId, memory: &[Answer]) -> Result<(), Violation> {
-        let known: HashMap<u64, u64> =
-            memory.iter().map(|answer| (answer.packet, answer.drawn)).collect();
-        match self.seen.iter().find(|(packet, drawn)| known.get(packet) != Some(drawn)) {
-            Some((packet, _)) => Err(Violation::LostAnswer { node, packet: *packet }),
+        let known: HashMap<u64, u64> = memory
+            .iter()
+            .map(|answer| (answer.packet, answer.drawn))
+            .collect();
+        match self
+            .seen
+            .iter()
+            .find(|(packet, drawn)| known.get(packet) != Some(drawn))
+        {
+            Some((packet, _)) => Err(Violation::LostAnswer {
+                node,
+                packet: *packet,
+            }),
             None => Ok(()),
         }
     }

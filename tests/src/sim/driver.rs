@@ -72,6 +72,10 @@ impl Driver {
 
     /// Takes the job if the completion is its own.
     pub fn complete(&mut self, count: u64) -> Option<Job> {
-        if self.count == count { self.job.take() } else { None }
+        if self.count == count {
+            self.job.take()
+        } else {
+            None
+        }
     }
 }

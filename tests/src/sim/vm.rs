@@ -30,6 +30,9 @@ pub struct Vm {
 /// What turns one memory into another: the first place where they differ, and what follows there.
 #[derive(Clone, Debug)]
 pub struct Difference {
+    /// Length of the memory that was compared. What is written behind it afterwards was not, and
+    /// applying the difference does not remove it: as with pages.
+    compared: usize,
     keep: usize,
     append: Vec<Answer>,
 }
@@ -38,7 +41,11 @@ impl Vm {
     /// Processes a packet.
     pub fn process(&mut self, packet: u64, random: &mut StdRng) -> Answer {
         // Copies agree on two packets of three, as real ones agree on most pages.
-        let drawn = if random.random_ratio(2, 3) { packet } else { random.random() };
+        let drawn = if random.random_ratio(2, 3) {
+            packet
+        } else {
+            random.random()
+        };
         let answer = Answer { packet, drawn };
         self.memory.push(answer);
         answer
@@ -53,14 +60,27 @@ impl Vm {
     /// What makes this memory equal `target`.
     #[must_use]
     pub fn difference(&self, target: &[Answer]) -> Difference {
-        let keep = self.memory.iter().zip(target).take_while(|(own, other)| own == other).count();
-        Difference { keep, append: target[keep..].to_vec() }
+        let keep = self
+            .memory
+            .iter()
+            .zip(target)
+            .take_while(|(own, other)| own == other)
+            .count();
+        Difference {
+            compared: self.memory.len(),
+            keep,
+            append: target[keep..].to_vec(),
+        }
     }
 
-    /// Applies what [`Self::difference`] found. Applying it twice is applying it once.
+    /// Applies what [`Self::difference`] found.
     pub fn apply(&mut self, difference: &Difference) {
+        let written_since = self
+            .memory
+            .split_off(difference.compared.min(self.memory.len()));
         self.memory.truncate(difference.keep);
         self.memory.extend_from_slice(&difference.append);
+        self.memory.extend(written_since);
     }
 }
 

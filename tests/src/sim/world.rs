@@ -25,9 +25,18 @@ const TICK_US: u64 = 10_000;
 const ELECTION_TICKS: u32 = 15;
 const GROUP: GroupId = GroupId(7);
 const NODES: [NodeSpec; 3] = [
-    NodeSpec { id: NodeId(1), is_replica: true },
-    NodeSpec { id: NodeId(2), is_replica: true },
-    NodeSpec { id: NodeId(3), is_replica: false },
+    NodeSpec {
+        id: NodeId(1),
+        is_replica: true,
+    },
+    NodeSpec {
+        id: NodeId(2),
+        is_replica: true,
+    },
+    NodeSpec {
+        id: NodeId(3),
+        is_replica: false,
+    },
 ];
 const FAULTS_FROM_US: u64 = 600_000;
 const FAULTS_UNTIL_US: u64 = 4_000_000;
@@ -59,6 +68,8 @@ pub struct Options {
     pub with_faults: bool,
     /// A planted bug.
     pub sabotage: Sabotage,
+    /// Prints what happens, for a seed that failed.
+    pub trace: bool,
 }
 
 /// What a run saw.
@@ -208,7 +219,9 @@ impl World {
         let mut healed = false;
         let mut first_settled = None;
         while self.now_us < END_US {
-            let Some(Reverse(event)) = self.queue.pop() else { break };
+            let Some(Reverse(event)) = self.queue.pop() else {
+                break;
+            };
             self.now_us = event.at_us;
             self.mend();
             if self.now_us >= next_client {
@@ -253,6 +266,7 @@ impl World {
     fn start(&mut self, node: usize) {
         let now = self.local(node);
         let is_restarted = self.nodes[node].incarnation > 0;
+        self.trace(node, &"started");
         self.nodes[node].incarnation += 1;
         let it = &self.nodes[node];
         let is_durable = !it.spec.is_replica;
@@ -293,6 +307,7 @@ impl World {
             return Ok(());
         }
         if matches!(event.what, What::Continue) {
+            self.trace(node, &"continues");
             self.nodes[node].is_stopped = false;
             for late in std::mem::take(&mut self.nodes[node].waiting) {
                 self.dispatch(late)?;
@@ -332,7 +347,10 @@ impl World {
     }
 
     fn core(&mut self, node: usize) -> &mut Core {
-        self.nodes[node].core.as_mut().expect("only live nodes are asked")
+        self.nodes[node]
+            .core
+            .as_mut()
+            .expect("only live nodes are asked")
     }
 
     fn want_syncs(&mut self, node: usize) {
@@ -366,7 +384,9 @@ impl World {
                 wire::encode(&envelope, GROUP, &mut bytes).expect("our own messages fit");
                 let bytes = bytes.freeze();
                 let to = envelope.to;
-                let arrivals = self.network.send(envelope.from, to, &bytes, &mut self.random);
+                let arrivals = self
+                    .network
+                    .send(envelope.from, to, &bytes, &mut self.random);
                 for (delay, bytes) in arrivals {
                     self.schedule(index_of(to), delay, What::Message(bytes));
                 }
@@ -377,7 +397,12 @@ impl World {
                 self.nodes[node].unpersisted.push(persist);
                 self.schedule(node, delay, What::Persisted(number));
             }
-            Action::Compact { to, index, term, data } => {
+            Action::Compact {
+                to,
+                index,
+                term,
+                data,
+            } => {
                 let mut snapshot = Snapshot::default();
                 snapshot.data = data;
                 snapshot.mut_metadata().index = index.0;
@@ -386,7 +411,11 @@ impl World {
                     NODES.iter().map(|spec| spec.id.0).collect();
                 // Only what is durable can stand for a durable log.
                 let disk = &mut self.nodes[node].disk;
-                if disk.entries.last().is_some_and(|last| last.index >= index.0) {
+                if disk
+                    .entries
+                    .last()
+                    .is_some_and(|last| last.index >= index.0)
+                {
                     disk.snapshot = Some(snapshot);
                     disk.compact_to = to.0;
                 }
@@ -394,17 +423,34 @@ impl World {
             Action::Copy(command) => self.command(node, command),
             Action::EndEpoch(sync) => self.nodes[node].hold.end(sync),
             Action::AbortEpoch(sync) => self.nodes[node].hold.abort(sync),
-            Action::Note(notice) => match notice {
-                Notice::SyncEnded { .. } => self.outcome.syncs += 1,
-                Notice::Role(role) => {
-                    self.outcome.roles = self.outcome.roles.max(role.generation.0);
-                }
-                _ => {}
-            },
+            Action::Note(notice) => {
+                self.trace(node, &notice);
+                self.note(&notice);
+            }
+        }
+    }
+
+    fn trace(&self, node: usize, what: &dyn std::fmt::Debug) {
+        if self.options.trace {
+            println!(
+                "{:>9} node {}: {what:?}",
+                self.now_us, self.nodes[node].spec.id
+            );
+        }
+    }
+
+    fn note(&mut self, notice: &Notice) {
+        match notice {
+            Notice::SyncEnded { .. } => self.outcome.syncs += 1,
+            Notice::Role(role) => {
+                self.outcome.roles = self.outcome.roles.max(role.generation.0);
+            }
+            _ => {}
         }
     }
 
     fn command(&mut self, node: usize, command: CopyCommand) {
+        self.trace(node, &command);
         let it = &mut self.nodes[node];
         if let CopyCommand::Abort { .. } | CopyCommand::Void = command
             && matches!(
@@ -422,15 +468,19 @@ impl World {
 
     fn run_driver(&mut self, node: usize) -> Result<(), Violation> {
         while self.nodes[node].driver.job.is_none() {
-            let Some(command) = self.nodes[node].driver.commands.pop_front() else { break };
+            let Some(command) = self.nodes[node].driver.commands.pop_front() else {
+                break;
+            };
             let (job, delay) = match command {
                 CopyCommand::Boot => (Job::Boot, 5_000),
-                CopyCommand::Begin { sync, side, .. } => {
-                    (Job::Quiesce { sync, side }, self.random.random_range(100..5_000))
-                }
-                CopyCommand::Commit { sync, position } => {
-                    (Job::Load { sync, position }, self.random.random_range(500..20_000))
-                }
+                CopyCommand::Begin { sync, side, .. } => (
+                    Job::Quiesce { sync, side },
+                    self.random.random_range(100..5_000),
+                ),
+                CopyCommand::Commit { sync, position } => (
+                    Job::Load { sync, position },
+                    self.random.random_range(500..20_000),
+                ),
                 CopyCommand::Finish { .. } => continue,
                 CopyCommand::Abort { resume, .. } => {
                     let it = &mut self.nodes[node];
@@ -456,11 +506,16 @@ impl World {
     }
 
     fn job_done(&mut self, node: usize, count: u64) -> Result<(), Violation> {
-        let Some(job) = self.nodes[node].driver.complete(count) else { return Ok(()) };
+        let Some(job) = self.nodes[node].driver.complete(count) else {
+            return Ok(());
+        };
         match job {
             Job::Launch => self.report(node, CopyEvent::Ready),
             Job::Boot => {
-                self.nodes[node].vm = Vm { is_alive: true, ..Vm::default() };
+                self.nodes[node].vm = Vm {
+                    is_alive: true,
+                    ..Vm::default()
+                };
                 self.report(node, CopyEvent::Booted);
             }
             Job::Quiesce { sync, side } => self.paused(node, sync, side),
@@ -470,7 +525,14 @@ impl World {
                 let memory = self.checker.memory_at(sync).unwrap_or_default();
                 let certificate = certificate(memory);
                 self.core(node).lift_barrier();
-                self.report(node, CopyEvent::CopiedOut { sync, certificate, position });
+                self.report(
+                    node,
+                    CopyEvent::CopiedOut {
+                        sync,
+                        certificate,
+                        position,
+                    },
+                );
             }
             Job::Stage { sync, tries } => self.stage(node, sync, tries),
             Job::Load { sync, position } => self.load(node, sync, position)?,
@@ -494,7 +556,10 @@ impl World {
                 self.nodes[node].hold.close(sync);
                 let memory = self.nodes[node].vm.memory.clone();
                 self.checker.sync_point(sync, &memory);
-                Job::CopyOut { sync, position: self.core(node).position() }
+                Job::CopyOut {
+                    sync,
+                    position: self.core(node).position(),
+                }
             }
             Side::Backup => Job::Stage { sync, tries: 0 },
         };
@@ -524,7 +589,10 @@ impl World {
                 self.report(node, CopyEvent::Staged { sync, certificate });
             }
             _ if tries < 30 => {
-                let count = self.nodes[node].driver.start(Job::Stage { sync, tries: tries + 1 });
+                let count = self.nodes[node].driver.start(Job::Stage {
+                    sync,
+                    tries: tries + 1,
+                });
                 self.schedule(node, 2_000, What::Job(count));
             }
             _ => self.report(node, CopyEvent::Failed { sync }),
@@ -598,7 +666,9 @@ impl World {
         let own = self.nodes[node].spec.id;
         let sabotage = self.options.sabotage;
         let it = &mut self.nodes[node];
-        let Some(core) = it.core.as_mut() else { return Ok(0) };
+        let Some(core) = it.core.as_mut() else {
+            return Ok(0);
+        };
         let mut policy = core.output_policy(it.hold.has_closed());
         if sabotage == Sabotage::ReleaseAtClose && it.hold.has_closed() {
             policy = OutputPolicy::Pass;
@@ -644,7 +714,9 @@ impl World {
         let mut packet = [0u8; 64];
         packet[..8].copy_from_slice(&number.to_le_bytes());
         builder.push(&packet);
-        let Some(burst) = builder.finish() else { return Ok(()) };
+        let Some(burst) = builder.finish() else {
+            return Ok(());
+        };
         for node in 0..2 {
             if self.nodes[node].core.is_none() || self.nodes[node].is_stopped {
                 continue;
@@ -696,6 +768,7 @@ impl World {
     }
 
     fn kill(&mut self, node: usize) {
+        self.trace(node, &"killed");
         let is_replica = self.nodes[node].spec.is_replica;
         if self.nodes[node].core.is_none() || (is_replica && self.replica_killed) {
             return;
@@ -719,6 +792,7 @@ impl World {
     }
 
     fn stop(&mut self, node: usize) {
+        self.trace(node, &"stopped");
         if self.nodes[node].core.is_some() && !self.nodes[node].is_stopped {
             self.nodes[node].is_stopped = true;
             let delay = self.random.random_range(20_000..900_000);
@@ -731,9 +805,14 @@ impl World {
         if it.core.is_none() || it.is_stopped || !it.vm.is_alive {
             return Ok(());
         }
+        self.trace(node, &"VM lost");
+        let it = &mut self.nodes[node];
         it.vm = Vm::default();
         it.hold.discard();
-        it.driver = Driver { count: it.driver.count, ..Driver::default() };
+        it.driver = Driver {
+            count: it.driver.count,
+            ..Driver::default()
+        };
         self.report(node, CopyEvent::Lost);
         self.launch(node);
         self.pump(node)
@@ -741,7 +820,9 @@ impl World {
 
     fn mend(&mut self) {
         let now = self.now_us;
-        let (due, later) = std::mem::take(&mut self.mends).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later) = std::mem::take(&mut self.mends)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
         self.mends = later;
         let due: Vec<(u64, Mend)> = due;
         for (_, mend) in due {
@@ -766,8 +847,9 @@ impl World {
     fn persisted(&mut self, node: usize, number: u64) {
         let it = &mut self.nodes[node];
         let done: Vec<Persist>;
-        (done, it.unpersisted) =
-            std::mem::take(&mut it.unpersisted).into_iter().partition(|persist| persist.number <= number);
+        (done, it.unpersisted) = std::mem::take(&mut it.unpersisted)
+            .into_iter()
+            .partition(|persist| persist.number <= number);
         for persist in done {
             it.disk.write(persist);
         }
@@ -777,6 +859,14 @@ impl World {
 
     fn finish(&mut self, first_settled: u64) -> Result<(), Violation> {
         self.outcome.answers = self.checker.answers();
+        for node in 0..NODES.len() {
+            if let Some(core) = &self.nodes[node].core {
+                self.trace(
+                    node,
+                    &(core.counters(), core.leader(), core.applied(), core.copy()),
+                );
+            }
+        }
         let role = self
             .nodes
             .iter()
@@ -832,12 +922,20 @@ impl Disk {
         let mut storage = LogStorage::new(&voters);
         let mut first = 1;
         if let Some(snapshot) = &self.snapshot {
-            storage.apply_snapshot(snapshot).expect("a stored snapshot is valid");
+            storage
+                .apply_snapshot(snapshot)
+                .expect("a stored snapshot is valid");
             first = snapshot.get_metadata().index + 1;
         }
-        let entries: Vec<Entry> =
-            self.entries.iter().filter(|entry| entry.index >= first).cloned().collect();
-        storage.append(&entries).expect("a stored log is contiguous");
+        let entries: Vec<Entry> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.index >= first)
+            .cloned()
+            .collect();
+        storage
+            .append(&entries)
+            .expect("a stored log is contiguous");
         let mut hard_state = self.hard_state.clone();
         hard_state.commit = hard_state.commit.max(first - 1);
         storage.set_hard_state(hard_state);
@@ -846,9 +944,14 @@ impl Disk {
 }
 
 fn index_of(node: NodeId) -> usize {
-    NODES.iter().position(|spec| spec.id == node).expect("messages go to members")
+    NODES
+        .iter()
+        .position(|spec| spec.id == node)
+        .expect("messages go to members")
 }
 
 fn packet_number(packet: &[u8]) -> u64 {
-    packet.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    packet
+        .first_chunk::<8>()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
