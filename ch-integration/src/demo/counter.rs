@@ -160,6 +160,8 @@ fn passes(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::history::read_lines;
+    use std::sync::atomic::Ordering;
 
     #[test]
     fn only_the_reply_to_this_request_counts() {
@@ -173,5 +175,59 @@ mod tests {
             "a reply that came late"
         );
         assert_eq!(counter_in(&reply[..30], &request), None, "a short one");
+    }
+
+    #[test]
+    fn a_request_without_a_reply_is_given_up_and_another_one_counts() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut request = [0u8; 2048];
+            for counter in 1u64.. {
+                let Ok((length, from)) = server.recv_from(&mut request) else {
+                    return;
+                };
+                request[COUNTER_AT..COUNTER_AT + 8].copy_from_slice(&counter.to_le_bytes());
+                if counter > 1 {
+                    let _ = server.send_to(&request[..length], from);
+                }
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("client.jsonl");
+        let options = ClientOptions {
+            server: address,
+            connections: 1,
+            depth: 1,
+            rate: Some(500),
+            seed: 1,
+        };
+        let history = Arc::new(JsonLines::create(&path).unwrap());
+        let client = start(&options, &Entrance::here(), history);
+        while client.counters().acknowledged.load(Ordering::Relaxed) < 3 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        client.finish().unwrap();
+        let events: Vec<ClientEvent> = read_lines(&path).unwrap();
+        assert!(matches!(
+            &events[0],
+            ClientEvent::Count {
+                seq: 0,
+                counter: None,
+                ..
+            }
+        ));
+        assert!(matches!(
+            &events[1],
+            ClientEvent::Count {
+                seq: 1,
+                counter: Some(2),
+                ..
+            }
+        ));
+        assert!(matches!(
+            events.last(),
+            Some(ClientEvent::Done { conn: 0, .. })
+        ));
     }
 }
