@@ -160,7 +160,7 @@ impl<'a> Record<'a> {
             page.0.fill(0);
         }
         self.each_block(|offset, block| {
-            page.0[offset..offset + BLOCK_BYTES].copy_from_slice(block)
+            page.0[offset..offset + BLOCK_BYTES].copy_from_slice(block);
         });
     }
 

@@ -151,4 +151,50 @@ mod tests {
         memory.read_page(PageIndex(2997), &mut copy);
         assert_eq!(one.crcs[2997], page_digest(&copy.0));
     }
+
+    /// Prints the speed of one thread; asserts nothing.
+    #[test]
+    fn speed_is_printed() {
+        let memory = guest(&[(0, 8192)]);
+        for page in 0..8192u64 {
+            memory.write(PageIndex(page), 0, &[page as u8 | 1; PAGE_BYTES]);
+        }
+        let certifier = Certifier::new(&CertificateKey::generate());
+        let pages: Vec<_> = memory.layout().all().iter().collect();
+        let bytes = (pages.len() * PAGE_BYTES) as f64;
+        let mut copy = PageBuf::default();
+        let mut measure = |what: &str, work: &mut dyn FnMut(&mut PageBuf)| {
+            let best = (0..5)
+                .map(|_| {
+                    let start = std::time::Instant::now();
+                    work(&mut copy);
+                    start.elapsed()
+                })
+                .min()
+                .unwrap_or_default();
+            eprintln!("{what}: {:.2} GB/s", bytes / 1e9 / best.as_secs_f64());
+        };
+        let mut each = |what: &str, act: &dyn Fn(&PageBuf)| {
+            measure(what, &mut |copy| {
+                for page in &pages {
+                    memory.read_page(*page, copy);
+                    act(copy);
+                }
+            });
+        };
+        each("copy", &|_| {});
+        each("copy, zero check", &|copy| {
+            assert!(!is_zero(std::hint::black_box(&copy.0)))
+        });
+        each("copy, CRC32C", &|copy| {
+            std::hint::black_box(page_digest(&copy.0));
+        });
+        each("copy, tag", &|copy| {
+            std::hint::black_box(certifier.page_tag(&copy.0));
+        });
+        let holes = PageSet::new();
+        measure("digest and certificate", &mut |_| {
+            std::hint::black_box(digest_pages(&memory, &pages, &holes, &certifier, 1));
+        });
+    }
 }

@@ -409,6 +409,7 @@ pub async fn await_primary(
             *kept = Some(slot.next().await);
             continue;
         };
+        (link.sent_bytes, link.received_bytes) = (0, 0);
         let received = tokio::select! {
             received = link.receive_any(PEER_SILENCE_MAX) => received,
             newer = slot.next() => {

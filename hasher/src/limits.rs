@@ -88,7 +88,7 @@ pub const SCAN_RANGES: usize = 4096;
 
 const _: () = assert!(PAGE_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(BLOCKS_PER_PAGE == u32::BITS as usize);
-const _: () = assert!(PAGES_MAX / 8 + 1 <= FRAME_BYTES_MAX as u64);
+const _: () = assert!(PAGES_MAX / 8 < FRAME_BYTES_MAX as u64);
 const _: () = assert!(PAGES_MAX <= u32::MAX as u64);
 const _: () = assert!(DIGESTS_FRAME_PAGES * 4 + 8 <= FRAME_BYTES_MAX);
 const _: () = assert!(BLOCK_DIGESTS_FRAME_PAGES * BLOCKS_PER_PAGE * 4 + 8 <= FRAME_BYTES_MAX);

@@ -16,9 +16,10 @@
 //!   Abort            ◀──────── at any time ──────▶  Abort
 //! ```
 //!
-//! A frame is a header of 24 bytes (magic u32, version u16, kind u16, sync u64, payload length
-//! u32, CRC32C u32 over the header before it and the payload), then the payload. All little
-//! endian. A peer of another version is refused at its first frame; any change of a byte form
+//! A frame is a header of 28 bytes (magic u32, version u16, kind u16, sync u64, payload length
+//! u32, CRC32C of the payload u32, CRC32C of the header up to here u32), then the payload. All
+//! little endian. The header has its own checksum, so that a damaged length makes nobody wait.
+//! A peer of another version is refused at its first frame; any change of a byte form
 //! makes a new version. Only the form is checked here; whether a page exists, and whether a
 //! message is due, is checked in `exchange`.
 
@@ -40,9 +41,9 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"PLVH");
 pub const VERSION: u16 = 1;
 
 /// Bytes before the payload.
-pub const HEADER_BYTES: usize = 24;
+pub const HEADER_BYTES: usize = 28;
 
-const CHECKED_HEADER_BYTES: usize = 20;
+const CHECKED_HEADER_BYTES: usize = HEADER_BYTES - 4;
 
 const SET_ALL: u8 = 0;
 const SET_RUNS: u8 = 1;
@@ -173,8 +174,8 @@ impl Message {
         header.put_u16_le(self.kind());
         header.put_u64_le(sync.0.0);
         header.put_u32_le(payload.len() as u32);
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&header), &payload);
-        header.put_u32_le(checksum);
+        header.put_u32_le(crc32c::crc32c(&payload));
+        header.put_u32_le(crc32c::crc32c(&header));
         (header.freeze(), payload)
     }
 
@@ -234,8 +235,7 @@ pub struct FrameHeader {
     kind: u16,
     sync: SyncId,
     payload_bytes: usize,
-    header_crc: u32,
-    checksum: u32,
+    payload_crc: u32,
 }
 
 impl FrameHeader {
@@ -263,6 +263,10 @@ impl FrameHeader {
         }
         let sync = SyncId(LogIndex(body.u64()?));
         let length = body.u32()?;
+        let payload_crc = body.u32()?;
+        if body.u32()? != crc32c::crc32c(&bytes[..CHECKED_HEADER_BYTES]) {
+            return Err(ProtocolError::Checksum { kind });
+        }
         if length as usize > FRAME_BYTES_MAX {
             return Err(ProtocolError::Long(length));
         }
@@ -270,8 +274,7 @@ impl FrameHeader {
             kind,
             sync,
             payload_bytes: length as usize,
-            header_crc: crc32c::crc32c(&bytes[..CHECKED_HEADER_BYTES]),
-            checksum: body.u32()?,
+            payload_crc,
         })
     }
 
@@ -292,7 +295,7 @@ impl FrameHeader {
     /// # Errors
     /// Names the first thing that is wrong.
     pub fn message(&self, payload: Bytes) -> Result<Message, ProtocolError> {
-        if crc32c::crc32c_append(self.header_crc, &payload) != self.checksum {
+        if crc32c::crc32c(&payload) != self.payload_crc {
             return Err(ProtocolError::Checksum { kind: self.kind });
         }
         let what = KIND_NAMES[usize::from(self.kind)];
@@ -652,8 +655,11 @@ mod tests {
         let with = |at: usize, value: u8| {
             let mut bytes: [u8; HEADER_BYTES] = good[..].try_into().expect("length");
             bytes[at] = value;
+            let checksum = crc32c::crc32c(&bytes[..CHECKED_HEADER_BYTES]);
+            bytes[CHECKED_HEADER_BYTES..].copy_from_slice(&checksum.to_le_bytes());
             FrameHeader::decode(&bytes).map(|_| ())
         };
+        assert_eq!(with(0, good[0]), Ok(()));
         assert!(matches!(with(0, 0), Err(ProtocolError::Magic(_))));
         assert_eq!(with(4, 9), Err(ProtocolError::Version(9)));
         assert_eq!(with(6, 99), Err(ProtocolError::Kind(99)));
@@ -672,8 +678,8 @@ mod tests {
             header.put_u16_le(kind);
             header.put_u64_le(1);
             header.put_u32_le(payload.len() as u32);
-            let checksum = crc32c::crc32c_append(crc32c::crc32c(&header), &payload);
-            header.put_u32_le(checksum);
+            header.put_u32_le(crc32c::crc32c(&payload));
+            header.put_u32_le(crc32c::crc32c(&header));
             let payload = Bytes::from(payload);
             if let Ok(message) = decode(&header, &payload) {
                 let again = message.encode(SyncId(LogIndex(1)));

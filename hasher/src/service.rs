@@ -17,8 +17,9 @@ use crate::control::{AttachReport, ControlSocket, Event, Request, Side};
 use crate::error::{RoundError, ServiceError, chain};
 use crate::exchange::LinkSlot;
 use crate::link::{Identity, PeerLink};
+use crate::stage::{StageHeader, StagedBody};
 use crate::stats::{RoundStats, Step, StepTimes};
-use crate::sync_round::{Cancel, Round, run};
+use crate::sync_round::{Cancel, Ending, Round, run};
 
 /// Sends events to the node. A node that is gone is noticed by who reads its socket.
 #[derive(Clone, Debug)]
@@ -75,7 +76,7 @@ struct Running {
     side: Side,
     cancel: Option<oneshot::Sender<Cancel>>,
     state: mpsc::Sender<Vec<u8>>,
-    task: JoinHandle<(Round, Result<(), RoundError>)>,
+    task: JoinHandle<(Round, Result<Ending, RoundError>)>,
     /// The node finished the sync before we saw the peer's last word.
     finished: bool,
 }
@@ -202,15 +203,7 @@ impl Service {
         }));
         if let Some((header, body)) = attachment.found_staged() {
             tracing::info!(sync = %header.sync, "a staged set was found");
-            if let Some(events) = &self.events {
-                let event = Event::Staged {
-                    sync: header.sync,
-                    certificate: header.certificate,
-                    position: header.position,
-                    stats: RoundStats::default(),
-                };
-                events.emit_with_state(&event, body.state());
-            }
+            self.emit_staged(&header, &body, RoundStats::default());
         }
         self.attached = Some(attachment);
     }
@@ -267,7 +260,7 @@ impl Service {
     }
 
     /// Takes back what the round had, and says how it ended.
-    fn settle(&mut self, (round, result): (Round, Result<(), RoundError>)) {
+    fn settle(&mut self, (round, result): (Round, Result<Ending, RoundError>)) {
         let Some(running) = self.running.take() else {
             return;
         };
@@ -278,18 +271,7 @@ impl Service {
             attached.stage = Some(round.stage);
         }
         match result {
-            Ok(()) => {
-                log_round(sync, &round.stats);
-                self.settled = Some(Settled {
-                    sync,
-                    side: running.side,
-                });
-                if running.side == Side::Backup {
-                    self.with_attached(|attached| attached.known_staged = Some(sync));
-                } else if running.finished {
-                    self.finish(sync);
-                }
-            }
+            Ok(ending) => self.settled_well(sync, &running, ending, round.stats),
             Err(RoundError::Aborted | RoundError::NodeGone) => {}
             Err(error) => {
                 if error.is_mismatch() {
@@ -301,6 +283,41 @@ impl Service {
                 }
             }
         }
+    }
+
+    fn settled_well(&mut self, sync: SyncId, running: &Running, ending: Ending, stats: RoundStats) {
+        log_round(sync, &stats);
+        self.settled = Some(Settled {
+            sync,
+            side: running.side,
+        });
+        match ending {
+            Ending::Sent => self.emit(&Event::Sent { sync, stats }),
+            Ending::Staged(header, body) => {
+                self.with_attached(|attached| attached.known_staged = Some(sync));
+                self.emit_staged(&header, &body, stats);
+            }
+        }
+        if running.finished {
+            self.finish(sync);
+        }
+    }
+
+    fn emit_staged(&self, header: &StageHeader, body: &StagedBody, stats: RoundStats) {
+        let Some(events) = &self.events else { return };
+        let StageHeader {
+            sync,
+            certificate,
+            position,
+            ..
+        } = *header;
+        let event = Event::Staged {
+            sync,
+            certificate,
+            position,
+            stats,
+        };
+        events.emit_with_state(&event, body.state());
     }
 
     async fn device_state(&mut self, sync: SyncId, fds: Vec<OwnedFd>) {
@@ -433,7 +450,7 @@ impl Service {
 
 async fn round_end(
     running: &mut Option<Running>,
-) -> Result<(Round, Result<(), RoundError>), ServiceError> {
+) -> Result<(Round, Result<Ending, RoundError>), ServiceError> {
     match running {
         // A panic in a round is our own bug. The process ends; a new one knows nothing, so it
         // compares all memory.

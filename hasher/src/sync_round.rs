@@ -33,7 +33,7 @@ use crate::link::{Identity, PeerLink, order};
 use crate::page_set::PageSet;
 use crate::protocol::{AbortCode, Message, Seal, WireSet};
 use crate::service::Events;
-use crate::stage::{Stage, StagedBody};
+use crate::stage::{Stage, StageHeader, StagedBody};
 use crate::stats::{RoundStats, Step};
 use crate::written_pages::WrittenPages;
 
@@ -85,12 +85,21 @@ pub enum Cancel {
     NodeGone,
 }
 
+/// How a round ended well. The service tells the node, once it has everything back.
+#[derive(Debug)]
+pub enum Ending {
+    /// Primary: the backup has staged and verified everything.
+    Sent,
+    /// Backup: the staged set.
+    Staged(StageHeader, StagedBody),
+}
+
 /// Runs a round to its end. If it fails, everything is as before it: its pages are dirty again,
 /// nothing is staged, and the connection (which may be in mid-message) is closed.
 pub async fn run(
     mut round: Round,
     cancel: oneshot::Receiver<Cancel>,
-) -> (Round, Result<(), RoundError>) {
+) -> (Round, Result<Ending, RoundError>) {
     let steps = async {
         round.stage.clear()?;
         match round.side {
@@ -135,7 +144,7 @@ async fn undo(round: &mut Round, error: &RoundError) {
 }
 
 /// The primary's way: what differs is found, copied out, and sent while the VM runs again.
-async fn primary(round: &mut Round) -> Result<(), RoundError> {
+async fn primary(round: &mut Round) -> Result<Ending, RoundError> {
     let start = round.begin(Step::Collect);
     let union = round.collect_primary().await?;
     let start = round.next(Step::Collect, start, Step::Digest);
@@ -168,16 +177,12 @@ async fn primary(round: &mut Round) -> Result<(), RoundError> {
         .await?;
     round.stats.times.add(Step::Send, start);
     round.count_wire();
-    round.events.emit(&Event::Sent {
-        sync,
-        stats: round.stats.clone(),
-    });
-    Ok(())
+    Ok(Ending::Sent)
 }
 
 /// The backup's way: its digests go out, what differs comes in, is staged and verified. Guest
 /// memory is only read.
-async fn backup(round: &mut Round) -> Result<(), RoundError> {
+async fn backup(round: &mut Round) -> Result<Ending, RoundError> {
     let start = round.begin(Step::Collect);
     let union = round.collect_backup().await?;
     let start = round.next(Step::Collect, start, Step::Digest);
@@ -201,7 +206,7 @@ async fn backup(round: &mut Round) -> Result<(), RoundError> {
     let start = round.next(Step::Stage, start, Step::Verify);
     let body = round.stage.unsealed()?;
     round.verify(&union, &mut digests.tags, &body, &seal)?;
-    round
+    let header = round
         .stage
         .seal(round.sync, seal.position, seal.certificate)?;
     round.stats.times.add(Step::Verify, start);
@@ -209,14 +214,7 @@ async fn backup(round: &mut Round) -> Result<(), RoundError> {
         .send(round.sync, &Message::Done)
         .await?;
     round.count_wire();
-    let event = Event::Staged {
-        sync: round.sync,
-        certificate: seal.certificate,
-        position: seal.position,
-        stats: round.stats.clone(),
-    };
-    round.events.emit_with_state(&event, body.state());
-    Ok(())
+    Ok(Ending::Staged(header, body))
 }
 
 impl Round {
@@ -269,7 +267,6 @@ impl Round {
                 "the primary has not begun the round",
             )))?;
         let link = link_of(&mut self.link)?;
-        (link.sent_bytes, link.received_bytes) = (0, 0);
         let theirs = Entry::receive(link, self.sync, begin, self.memory.layout()).await?;
         own.send(link, self.sync).await?;
         let union = unite(self.memory.layout(), &theirs, &own)?;
