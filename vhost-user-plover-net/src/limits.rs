@@ -41,6 +41,12 @@ pub const GUEST_ADDRESS_END_MAX: u64 = 1 << 47;
 /// stuck, and the VMM's connection is dropped rather than the VMM hung.
 pub const CORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes in the body of a vhost-user message: the specification's own bound, and the crate's.
+pub const MESSAGE_BODY_BYTES_MAX: usize = 4096;
+
+/// How long a VMM may take to send the rest of a message it began, or to read a reply.
+pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Requests in the mailbox. The control thread waits for each answer, so more than one means
 /// that it gave up on one.
 pub const MAILBOX_REQUESTS: usize = 16;

@@ -4,6 +4,7 @@
 mod backend;
 pub mod mailbox;
 mod memory;
+mod relay;
 mod session;
 mod vhost_user;
 mod vring;

@@ -2,8 +2,9 @@
 //! A connection that ends, for whatever reason, leaves the server listening.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -12,12 +13,13 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{error, info, warn};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
-use vhost_user_backend::{Error as DaemonError, ShutdownHandle, VhostUserDaemon};
+use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::GuestMemoryAtomic;
 
 use super::backend::Backend;
 use super::mailbox::mailbox;
 use super::memory::MemoryListener;
+use super::relay::Relay;
 use super::session::{Session, Station, lock};
 use super::vring::making_vrings_of;
 use crate::error::ServerError;
@@ -70,7 +72,7 @@ struct Ending {
 #[derive(Default)]
 struct Connection {
     ended: bool,
-    hangup: Option<ShutdownHandle>,
+    vmm: Option<UnixStream>,
 }
 
 impl VhostUserServer {
@@ -100,8 +102,7 @@ impl VhostUserServer {
         server.spawn("plover-ringlog", move || log_faults(&faults, &log_stopped))?;
         let serving = Serving {
             socket: socket.to_owned(),
-            watched: listener.try_clone().map_err(listen)?,
-            listener: Listener::from(listener),
+            listener,
             station: Arc::new(Mutex::new(station)),
             counters,
             ending,
@@ -140,8 +141,8 @@ impl Drop for VhostUserServer {
         {
             let mut connection = lock(&self.ending.connection);
             connection.ended = true;
-            if let Some(hangup) = &connection.hangup {
-                hangup.shutdown();
+            if let Some(vmm) = &connection.vmm {
+                let _ = vmm.shutdown(Shutdown::Both);
             }
         }
         self.ending.wanted.signal();
@@ -157,9 +158,7 @@ impl Drop for VhostUserServer {
 /// The control thread.
 struct Serving {
     socket: PathBuf,
-    listener: Listener,
-    /// The same socket, to wait on.
-    watched: UnixListener,
+    listener: UnixListener,
     station: Arc<Mutex<Station>>,
     counters: Arc<ControlCounters>,
     ending: Arc<Ending>,
@@ -178,7 +177,7 @@ impl Serving {
     fn wait_for_client(&self) -> bool {
         loop {
             let mut fds = [
-                PollFd::new(self.watched.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.ending.wanted.as_fd(), PollFlags::POLLIN),
             ];
             // Interrupted by a signal: look again.
@@ -199,7 +198,7 @@ impl Serving {
         ));
         self.counters.connections.add(1);
         let result = self.run_connection(&session);
-        lock(&self.ending.connection).hangup = None;
+        lock(&self.ending.connection).vmm = None;
         let refusal = session.take_refusal();
         if let Err(silent) = session.disconnect() {
             error!(error = %silent, "the poll core was not told that the VMM has gone");
@@ -210,25 +209,33 @@ impl Serving {
                 let reason = chain(&refusal);
                 warn!(reason, "VMM refused, its connection dropped");
             }
-            (None, Err(DaemonError::HandleRequest(ProtocolError::Disconnected)) | Ok(())) => {
+            (None, Ok(())) => info!("VMM disconnected"),
+            (None, Err(ConnectionError::Daemon(end))) if is_hangup(&end) => {
                 info!("VMM disconnected");
             }
-            (None, Err(DaemonError::WaitDaemon(_))) => {
+            (None, Err(ConnectionError::Daemon(DaemonError::WaitDaemon(_)))) => {
                 self.counters.handler_panics.add(1);
                 error!("the message handler panicked, its connection dropped");
             }
-            (None, Err(DaemonError::CreateBackendListener(error))) => {
-                warn!(%error, "a connection can't be accepted");
+            (None, Err(error @ (ConnectionError::Accept(_) | ConnectionError::Relay(_)))) => {
+                let reason = chain(&error);
+                warn!(reason, "a VMM can't be served");
                 self.pause();
             }
             (None, Err(error)) => {
                 self.counters.connections_refused.add(1);
-                warn!(%error, "malformed message, connection dropped");
+                let reason = chain(&error);
+                warn!(reason, "malformed message, connection dropped");
             }
         }
     }
 
-    fn run_connection(&mut self, session: &Arc<Session>) -> Result<(), DaemonError> {
+    fn run_connection(&mut self, session: &Arc<Session>) -> Result<(), ConnectionError> {
+        let (vmm, _) = self.listener.accept().map_err(ConnectionError::Accept)?;
+        vmm.set_nonblocking(false)
+            .map_err(ConnectionError::Accept)?;
+        let (relay, handler) = Relay::new(vmm, &self.socket).map_err(ConnectionError::Relay)?;
+        self.set_hangup(relay.vmm().map_err(ConnectionError::Relay)?);
         let memory = GuestMemoryAtomic::new(VmmMemory::new());
         let backend = Backend(Arc::clone(session));
         let mut daemon = making_vrings_of(session, || {
@@ -237,22 +244,52 @@ impl Serving {
         if let Err(silent) = session.connect() {
             session.refuse(silent.into());
         }
-        daemon.start(&mut self.listener)?;
+        daemon.start(&mut Listener::from(handler))?;
         if let Some(hangup) = daemon.shutdown_handle() {
-            session.set_hangup(hangup.clone());
-            let mut connection = lock(&self.ending.connection);
-            if connection.ended {
-                hangup.shutdown();
-            }
-            connection.hangup = Some(hangup);
+            session.set_hangup(hangup);
         }
-        daemon.wait()
+        relay.run();
+        Ok(daemon.wait()?)
+    }
+
+    /// Lets the server's end hang up on the VMM; it may have come already.
+    fn set_hangup(&self, vmm: UnixStream) {
+        let mut connection = lock(&self.ending.connection);
+        if connection.ended {
+            let _ = vmm.shutdown(Shutdown::Both);
+        }
+        connection.vmm = Some(vmm);
     }
 
     fn pause(&self) {
         let mut fds = [PollFd::new(self.ending.wanted.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::from(ACCEPT_RETRY_MS));
     }
+}
+
+/// How a connection ended, if not by the VMM's leave.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error("can't accept the connection")]
+    Accept(#[source] io::Error),
+    #[error("can't set up the way to the message handler")]
+    Relay(#[source] io::Error),
+    // The crate's error is no source: it says the whole of it itself.
+    #[error("{0}")]
+    Daemon(DaemonError),
+}
+
+impl From<DaemonError> for ConnectionError {
+    fn from(error: DaemonError) -> Self {
+        Self::Daemon(error)
+    }
+}
+
+const fn is_hangup(error: &DaemonError) -> bool {
+    matches!(
+        error,
+        DaemonError::HandleRequest(ProtocolError::Disconnected)
+    )
 }
 
 /// Logs ring faults until the server ends or the poll core does.

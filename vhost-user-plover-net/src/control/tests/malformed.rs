@@ -92,10 +92,6 @@ fn malformed_messages_drop_the_connection_and_the_next_is_served() {
         ("kick without its fd", message(12, 1, 8, &[0; 8])),
         ("call without its fd", message(13, 1, 8, &[0; 8])),
         (
-            "enable before features",
-            message(18, 1, 8, &[0, 0, 0, 0, 1, 0, 0, 0]),
-        ),
-        (
             "an fd for a log that was not negotiated",
             message(6, 1, 16, &[0; 16]),
         ),

@@ -9,7 +9,7 @@ use crate::guest_nic::{Delivery, NicState};
 
 fn frame(number: u16) -> Vec<u8> {
     let length = 60 + usize::from(number) % 1400;
-    number
+    (number + 1)
         .to_le_bytes()
         .into_iter()
         .cycle()

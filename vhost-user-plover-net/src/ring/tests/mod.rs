@@ -3,4 +3,5 @@
 mod hostile;
 mod model;
 mod notify;
+mod oracle;
 mod pages;
