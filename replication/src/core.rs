@@ -250,7 +250,7 @@ impl Core {
     ///
     /// # Errors
     /// When the node is not a member, or the recovered state contradicts itself.
-    pub fn new(config: CoreConfig, storage: LogStorage, now: Duration) -> Result<Self, CoreError> {
+    pub fn new(config: CoreConfig, mut storage: LogStorage, now: Duration) -> Result<Self, CoreError> {
         let own = config.own;
         if config.nodes.len() != GROUP_NODES {
             return Err(CoreError::NodeCount(config.nodes.len()));
@@ -269,6 +269,7 @@ impl Core {
         {
             group = GroupState::decode(data.clone()).ok_or(CoreError::Snapshot)?;
             applied = index;
+            storage.set_commit(applied);
         }
         let raft_config = raft_config(&config, place, applied);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -521,6 +522,18 @@ impl Core {
     pub fn log_entry(&self, index: LogIndex) -> Option<(Term, Bytes)> {
         let entry = self.raft.raft.raft_log.store().entry(index)?;
         Some((Term(entry.term), entry.data.clone()))
+    }
+
+    /// Term, vote and commit, as last handed out to be persisted.
+    #[must_use]
+    pub fn hard_state(&self) -> &HardState {
+        self.raft.raft.raft_log.store().hard_state()
+    }
+
+    /// The last entry that the log no longer has, and its term.
+    #[must_use]
+    pub fn compacted(&self) -> Option<(LogIndex, Term)> {
+        Some(self.raft.raft.raft_log.store().compacted()).filter(|(index, _)| index.0 > 0)
     }
 
     /// Bytes of log in memory.

@@ -1,15 +1,16 @@
 //! The input log, epochs, roles and the output rule.
 
 pub mod core;
+pub mod durable;
 pub mod epoch;
 pub mod group;
+pub mod identity;
 pub mod input;
 pub mod lease;
 pub mod limits;
+pub mod node;
 pub mod output_rule;
 pub mod plan;
-pub mod durable;
-pub mod identity;
 pub mod storage;
 pub mod transport;
 pub mod wire;

@@ -34,6 +34,10 @@ pub const RETRY_AFTER_FILL: Duration = Duration::from_millis(1000);
 /// on a backup whose node lives and whose hasher or VMM does not.
 pub const ABORTED_IN_A_ROW_MAX: u32 = 5;
 
+/// Requests to the disk that wait in memory when its queue is full: a leader's whole window of
+/// appends, with what elections add.
+pub const PERSIST_REQUESTS_KEPT: usize = 4 * APPENDS_IN_FLIGHT_MAX;
+
 /// Heartbeat rounds whose send time is remembered for the lease. One starts each tick; a round
 /// that is not acknowledged within this many ticks is older than any lease.
 pub const LEASE_ROUNDS_MAX: usize = 64;

@@ -1,0 +1,296 @@
+//! A node: the core with its clock, its frames and its disk. The only place in this crate that
+//! knows real time. The caller owns the port and the thread: it hands in frames that came, sends
+//! the frames that are handed out, and does those actions that concern VMM, hasher and guest.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use plover_types::NodeId;
+
+use crate::core::{Action, Core, CoreConfig, CoreError, Event, Persist};
+use crate::durable::{
+    DurableError, DurableLog, DurableWriter, Owner, PersistRequest, SnapshotChange, SnapshotState,
+    SubmitError,
+};
+use crate::identity::{IdentityError, claim_in_memory};
+use crate::limits::PERSIST_REQUESTS_KEPT;
+use crate::storage::{LogError, LogStorage};
+use crate::transport::{HEADER, Transport, TransportConfig, TransportCounters, TransportError};
+use crate::wire::{self, GroupId};
+
+/// Where a node keeps its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk, synced before anything that depends on it is sent. The node keeps its identity
+    /// across a restart.
+    Disk,
+    /// In memory: commits wait for no disk, and a restart loses the identity.
+    Memory,
+}
+
+/// What a node is made with.
+#[derive(Debug)]
+pub struct NodeSetup<'a> {
+    /// The core; `is_durable` and `is_restarted` are filled in here.
+    pub core: CoreConfig,
+    /// Frames.
+    pub transport: TransportConfig,
+    /// Where the log and the identity are kept.
+    pub state_dir: &'a Path,
+    /// Whether the log is on disk.
+    pub durability: Durability,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The transport's configuration.
+    #[error("the replication port's configuration")]
+    Transport(#[from] TransportError),
+    /// The node may not come back under its id.
+    #[error("this node's identity")]
+    Identity(#[from] IdentityError),
+    /// The log on disk.
+    #[error("the log on disk")]
+    Durable(#[from] DurableError),
+    /// The recovered log contradicts itself.
+    #[error("the recovered log")]
+    Log(#[from] LogError),
+    /// The core.
+    #[error("the consensus core")]
+    Core(#[from] CoreError),
+}
+
+/// Counts of what a node refused, beside the core's and the transport's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct NodeCounters {
+    /// Messages whose bytes were none of this group's.
+    pub messages_malformed: u64,
+    /// Messages of our own that could not be encoded.
+    pub messages_unencodable: u64,
+    /// Requests that the disk was too slow to take at once.
+    pub persists_delayed: u64,
+}
+
+/// A node of the group.
+pub struct Node {
+    core: Core,
+    transport: Transport,
+    writer: Option<DurableWriter>,
+    /// Requests that the writer had no room for, in order.
+    unsubmitted: Vec<PersistRequest>,
+    own: NodeId,
+    members: Vec<NodeId>,
+    group: GroupId,
+    started: Instant,
+    tick: Duration,
+    last_tick: Duration,
+    message: BytesMut,
+    last_persist: u64,
+    counters: NodeCounters,
+}
+
+impl Node {
+    /// Recovers what is on disk, or claims the identity, and makes the core.
+    ///
+    /// # Errors
+    /// Names what is wrong with the configuration, the identity or the log.
+    pub fn start(setup: NodeSetup<'_>) -> Result<Self, NodeError> {
+        let NodeSetup { mut core, transport, state_dir, durability } = setup;
+        let group = transport.group;
+        let owner = Owner { group, node: core.own };
+        let members: Vec<NodeId> = core.nodes.iter().map(|node| node.id).collect();
+        let (storage, writer) = match durability {
+            Durability::Memory => {
+                claim_in_memory(state_dir, owner)?;
+                (LogStorage::new(&members), None)
+            }
+            Durability::Disk => {
+                let (log, recovered) = DurableLog::open(&state_dir.join("log"), owner)?;
+                core.is_restarted = recovered.hard_state.term > 0;
+                let storage = LogStorage::restore(&members, &recovered)?;
+                (storage, Some(DurableWriter::start(log)?))
+            }
+        };
+        core.is_durable = writer.is_some();
+        let (own, tick) = (core.own, core.tick);
+        Ok(Self {
+            core: Core::new(core, storage, Duration::ZERO)?,
+            transport: Transport::new(transport)?,
+            writer,
+            unsubmitted: Vec::new(),
+            own,
+            members,
+            group,
+            started: Instant::now(),
+            tick,
+            last_tick: Duration::ZERO,
+            message: BytesMut::new(),
+            last_persist: 0,
+            counters: NodeCounters::default(),
+        })
+    }
+
+    /// Time on the node's clock.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// What the node's clock calls `now`, as a monotonic instant.
+    #[must_use]
+    pub fn instant_of(&self, at: Duration) -> Instant {
+        self.started + at
+    }
+
+    /// The core.
+    #[must_use]
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// The core, to propose to, deliver from and report to.
+    pub fn core_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    /// Ticks if one is due, and takes what the disk finished. Ticks that were missed (the process
+    /// was stopped) are not made up for: the promises of the lease count this node's ticks, and a
+    /// tick must never be shorter than it says.
+    ///
+    /// # Errors
+    /// The disk failed; the error comes once, and this node acknowledges nothing any more.
+    pub fn poll(&mut self, now: Duration) -> Result<(), DurableError> {
+        if now >= self.last_tick + self.tick {
+            self.last_tick = now;
+            self.core.step(now, Event::Tick);
+        }
+        self.submit_waiting();
+        match self.writer.as_mut().and_then(DurableWriter::completed) {
+            None => Ok(()),
+            Some(Ok(number)) => {
+                self.core.step(now, Event::Persisted(number));
+                Ok(())
+            }
+            Some(Err(error)) => {
+                self.core.step(now, Event::PersistFailed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes a frame from the replication port: hostile until checked. Returns whether it
+    /// completed a message.
+    pub fn receive_frame(&mut self, now: Duration, frame: &[u8]) -> bool {
+        let Some((sender, bytes)) = self.transport.receive(frame) else { return false };
+        let members = &self.members;
+        let own = self.own;
+        let known = |node| node != own && members.contains(&node);
+        match wire::decode(bytes, self.group, own, known) {
+            Ok(envelope) if envelope.from == sender => {
+                self.core.step(now, Event::Receive(envelope));
+                true
+            }
+            _ => {
+                self.counters.messages_malformed += 1;
+                false
+            }
+        }
+    }
+
+    /// Does what the core asks: frames go to `send` (header and payload of each), requests to the
+    /// disk, everything else to `act`. Returns how many actions there were.
+    pub fn drain(
+        &mut self,
+        mut send: impl FnMut(&[u8; HEADER], &[u8]),
+        mut act: impl FnMut(Action),
+    ) -> usize {
+        let mut actions = self.core.take_actions();
+        let count = actions.len();
+        for action in actions.drain(..) {
+            match action {
+                Action::Send(envelope) => {
+                    self.message.clear();
+                    if wire::encode(&envelope, self.group, &mut self.message).is_err() {
+                        self.counters.messages_unencodable += 1;
+                        continue;
+                    }
+                    for (header, payload) in self.transport.fragments(envelope.to, &self.message) {
+                        send(&header, payload);
+                    }
+                }
+                Action::Persist(persist) => self.persist(persist),
+                Action::Compact { to, index, term, data } => {
+                    let Some(last_dropped) = to.0.checked_sub(1) else { continue };
+                    let state = SnapshotState { index, term, data };
+                    self.submit(PersistRequest {
+                        number: self.last_persist,
+                        // A snapshot stands for committed entries only: the commit goes with it.
+                        hard_state: Some(self.core.hard_state().clone()),
+                        snapshot: Some(SnapshotChange::Taken(state)),
+                        compacted: self.core.compacted().filter(|(at, _)| at.0 == last_dropped),
+                        ..PersistRequest::default()
+                    });
+                }
+                other => act(other),
+            }
+        }
+        self.core.recycle(actions);
+        count
+    }
+
+    fn persist(&mut self, persist: Persist) {
+        self.last_persist = persist.number;
+        let snapshot = persist.snapshot.map(|mut snapshot| {
+            let metadata = snapshot.get_metadata();
+            let (index, term) =
+                (plover_types::LogIndex(metadata.index), plover_types::Term(metadata.term));
+            SnapshotChange::Installed(SnapshotState { index, term, data: snapshot.take_data() })
+        });
+        self.submit(PersistRequest {
+            number: persist.number,
+            entries: persist.entries,
+            hard_state: Some(persist.hard_state),
+            snapshot,
+            compacted: None,
+        });
+    }
+
+    fn submit(&mut self, request: PersistRequest) {
+        self.unsubmitted.push(request);
+        self.submit_waiting();
+    }
+
+    fn submit_waiting(&mut self) {
+        let Some(writer) = &self.writer else { return };
+        let mut waiting = std::mem::take(&mut self.unsubmitted).into_iter();
+        for request in waiting.by_ref() {
+            match writer.submit(request) {
+                Ok(()) => {}
+                Err(SubmitError::Full(request)) => {
+                    self.counters.persists_delayed += 1;
+                    self.unsubmitted.push(*request);
+                    break;
+                }
+                Err(SubmitError::Stopped(_)) => break,
+            }
+        }
+        self.unsubmitted.extend(waiting);
+        // A leader that sends on while our disk stands still would fill memory: it will not, for
+        // nothing is acknowledged and its window of appends is bounded.
+        debug_assert!(self.unsubmitted.len() <= PERSIST_REQUESTS_KEPT);
+    }
+
+    /// Counts of what was refused.
+    #[must_use]
+    pub fn counters(&self) -> &NodeCounters {
+        &self.counters
+    }
+
+    /// Counts of the transport.
+    #[must_use]
+    pub fn transport_counters(&self) -> &TransportCounters {
+        self.transport.counters()
+    }
+}
