@@ -43,7 +43,7 @@ fn entry(index: u64) -> Entry {
 /// The request that appends entry `index`; everything in it follows from the index.
 fn request(index: u64) -> PersistRequest {
     let before = entry(index - 1);
-    let compact = index % 64 == 0;
+    let compact = index.is_multiple_of(64);
     PersistRequest {
         number: index,
         entries: vec![entry(index)],
@@ -83,11 +83,11 @@ fn check(recovered: &Recovered) {
 
 /// Writes until something ends it, and says "acked N" on standard output.
 fn write_and_tell(dir: &Path) -> String {
-    let (log, recovered) = DurableLog::open(dir, OWNER).unwrap();
+    let (log, recovered) = DurableLog::open(dir, OWNER).expect("the log opens");
     check(&recovered);
     let mut next = last_index(&recovered) + 1;
     let mut acked = next - 1;
-    let mut writer = DurableWriter::start(log).unwrap();
+    let mut writer = DurableWriter::start(log).expect("a thread");
     loop {
         if next - acked <= WINDOW {
             match writer.submit(request(next)) {
@@ -121,7 +121,7 @@ fn child_writes_until_it_is_ended() {
 }
 
 fn child(dir: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
     command
         .args(["--exact", "child_writes_until_it_is_ended", "--nocapture"])
         .env(DIR, dir)
@@ -131,7 +131,7 @@ fn child(dir: &Path) -> Command {
 
 /// What the child said, up to its end.
 fn lines(child: &mut Child) -> Vec<String> {
-    let output = BufReader::new(child.stdout.take().unwrap());
+    let output = BufReader::new(child.stdout.take().expect("a pipe"));
     output.lines().map_while(Result::ok).collect()
 }
 

@@ -126,8 +126,8 @@ fn makes_raft_panic(node: &mut Node, message: Message) -> bool {
 }
 
 /// The check refuses what raft-rs panics at.
-fn assert_caught(mut node: Node, message: Message) {
-    assert!(is_refused(&node, &message), "{message:?} passes");
+fn assert_caught(mut node: Node, message: &Message) {
+    assert!(is_refused(&node, message), "{message:?} passes");
     assert!(
         makes_raft_panic(&mut node, message.clone()),
         "{message:?} is harmless"
@@ -147,7 +147,7 @@ fn snapshot_at(index: u64, term: u64) -> Message {
 fn a_heartbeat_that_commits_past_the_log_is_caught() {
     let mut heartbeat = message(MessageType::MsgHeartbeat);
     heartbeat.commit = 11;
-    assert_caught(follower(), heartbeat.clone());
+    assert_caught(follower(), &heartbeat.clone());
     heartbeat.commit = 10;
     assert!(!is_refused(&follower(), &heartbeat));
 }
@@ -158,10 +158,10 @@ fn an_append_behind_a_gap_is_caught() {
     append.index = 20;
     append.commit = 21;
     append.set_entries(vec![entry(21, 6)].into());
-    assert_caught(follower(), append.clone());
+    assert_caught(follower(), &append.clone());
     append.clear_entries();
     append.commit = 20;
-    assert_caught(follower(), append);
+    assert_caught(follower(), &append);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn an_append_that_overflows_is_caught() {
     append.index = u64::MAX;
     append.commit = u64::MAX;
     append.set_entries(vec![entry(0, 6)].into());
-    assert_caught(follower(), append);
+    assert_caught(follower(), &append);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn an_append_that_contradicts_committed_entries_is_caught() {
 fn a_message_without_a_term_is_caught() {
     let mut pre_vote = message(MessageType::MsgRequestPreVote);
     (pre_vote.index, pre_vote.log_term, pre_vote.term) = (50, 9, 0);
-    assert_caught(follower(), pre_vote);
+    assert_caught(follower(), &pre_vote);
     let mut append = message(MessageType::MsgAppend);
     append.term = 0;
     assert!(is_refused(&follower(), &append));
@@ -233,7 +233,7 @@ fn a_reject_hint_that_overflows_is_caught() {
     let next = node.raft.prs().get(2).unwrap().next_idx;
     response.term = node.raft.term;
     (response.index, response.reject, response.reject_hint) = (next - 1, true, u64::MAX);
-    assert_caught(node, response);
+    assert_caught(node, &response);
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_vote_that_was_not_asked_for_is_caught_while_entries_are_not_stored() {
     assert_eq!(node.raft.state, StateRole::Candidate);
     let mut vote = message(MessageType::MsgRequestVoteResponse);
     vote.term = node.raft.term;
-    assert_caught(node, vote);
+    assert_caught(node, &vote);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn a_handover_while_a_snapshot_is_being_stored_is_caught() {
     let mut node = follower();
     node.step(snapshot_at(50, 6)).unwrap();
     settle_without_disk(&mut node);
-    assert_caught(node, message(MessageType::MsgTimeoutNow));
+    assert_caught(node, &message(MessageType::MsgTimeoutNow));
     assert!(!is_refused(
         &follower(),
         &message(MessageType::MsgTimeoutNow)
@@ -268,7 +268,7 @@ fn a_handover_while_a_snapshot_is_being_stored_is_caught() {
 
 #[test]
 fn a_snapshot_without_a_term_is_caught() {
-    assert_caught(follower(), snapshot_at(50, 0));
+    assert_caught(follower(), &snapshot_at(50, 0));
     assert!(is_refused(&follower(), &snapshot_at(0, 3)));
     assert!(is_refused(&follower(), &snapshot_at(1 << 62 | 1, 3)));
 }

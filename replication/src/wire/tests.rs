@@ -325,7 +325,7 @@ fn a_count_larger_than_the_message_is_refused() {
     let count_at = BODY_AT + 24;
     let many = |count: u16| {
         move |bytes: &mut Vec<u8>| {
-            bytes[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes())
+            bytes[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes());
         }
     };
     assert!(matches!(
