@@ -32,14 +32,15 @@ pub fn modern(event_idx: bool, mergeable: bool) -> RingFeatures {
     }
 }
 
-/// The rings of a small device: receive at 0x1000, transmit at 0x8000 of the first region.
+/// The rings of a small device. The used ring crosses a page, so that its index and its entries
+/// are not always marked together.
 pub fn layout(queue: usize, size: u16) -> RingLayout {
     let base = 0x1000 + 0x8000 * queue as u64;
     RingLayout {
         size,
         descriptors: base,
         available: base + 0x4000,
-        used: base + 0x5000,
+        used: base + 0x5f00,
     }
 }
 
