@@ -184,7 +184,7 @@ mod tests {
         };
         each("copy", &|_| {});
         each("copy, zero check", &|copy| {
-            assert!(!is_zero(std::hint::black_box(&copy.0)))
+            assert!(!is_zero(std::hint::black_box(&copy.0)));
         });
         each("copy, CRC32C", &|copy| {
             std::hint::black_box(page_digest(&copy.0));

@@ -385,10 +385,13 @@ impl Round {
         for frame in frames {
             link.send(self.sync, &Message::Blocks(frame)).await?;
         }
-        let state = timeout(DEVICE_STATE_WAIT_MAX, self.device_state.recv())
-            .await
-            .map_err(|_| RoundError::DeviceState(DEVICE_STATE_WAIT_MAX))?
-            .ok_or(RoundError::NodeGone)?;
+        let state = tokio::select! {
+            state = timeout(DEVICE_STATE_WAIT_MAX, self.device_state.recv()) => state
+                .map_err(|_| RoundError::DeviceState(DEVICE_STATE_WAIT_MAX))?
+                .ok_or(RoundError::NodeGone)?,
+            // Nothing but the peer's abort, or its end, can come now.
+            early = link.receive(self.sync) => return Err(order(&early?, "nothing").into()),
+        };
         let state_tag = link.certifier().state_tag(self.sync, self.position, &state);
         let state = Bytes::from(state);
         let state_bytes = state.len() as u64;
