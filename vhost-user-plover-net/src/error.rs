@@ -100,6 +100,14 @@ pub enum Refusal {
         /// First address behind it.
         end: u64,
     },
+    /// Touching the log behind the end of its file would kill us.
+    #[error("the log of writes ends at byte {end} of a file of {file} bytes")]
+    LogPastFileEnd {
+        /// Where the log ends in the file.
+        end: u64,
+        /// Bytes in the file.
+        file: u64,
+    },
     /// More regions than one message carries.
     #[error("too many memory regions")]
     TooManyRegions,

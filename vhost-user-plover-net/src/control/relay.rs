@@ -1,11 +1,14 @@
 //! Passes vhost-user messages between the VMM's connection and the crate that handles them, one
-//! whole message at a time, fds with it. What a message means is not looked at here.
+//! whole message at a time, fds with it. What a message means is not looked at here, but for a
+//! log of writes (SET_LOG_BASE): the crate maps it without a look at the size of its file, and a
+//! write behind the end would kill us.
 //!
-//! It exists for one message: QEMU's virtio-net enables its rings before it sends any features
+//! It exists for another message: QEMU's virtio-net enables its rings before it sends any features
 //! (7.2 and others), and the crate drops a VMM that does. So the crate is told first that
 //! VHOST_USER_F_PROTOCOL_FEATURES is accepted, which is what such a VMM takes for granted. The
 //! VMM's own SET_FEATURES, when it comes, replaces that.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -17,17 +20,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
 
+use crate::error::Refusal;
 use crate::limits::{MEMORY_REGIONS_MAX, MESSAGE_BODY_BYTES_MAX, MESSAGE_TIMEOUT};
 
 const HEADER_BYTES: usize = 12;
 const SIZE_OFFSET: usize = 8;
 const SET_FEATURES: u32 = 2;
+const SET_LOG_BASE: u32 = 6;
 const VERSION: u32 = 1;
 
 /// One VMM's connection.
 pub(super) struct Relay {
     vmm: UnixStream,
     handler: UnixStream,
+    refusal: Option<Refusal>,
 }
 
 impl Relay {
@@ -51,6 +57,7 @@ impl Relay {
             Self {
                 vmm,
                 handler: handler?,
+                refusal: None,
             },
             listener,
         ))
@@ -62,13 +69,29 @@ impl Relay {
     }
 
     /// Passes messages until either side ends, then ends the other.
-    pub(super) fn run(mut self) {
+    /// Says why, if it was the relay that refused.
+    pub(super) fn run(mut self) -> Option<Refusal> {
         // An error is an end: the side that caused it sees its connection closed.
         let _ = self.pass_all();
         let _ = self.handler.shutdown(Shutdown::Write);
         // The handler ends when it has read what was passed; its last reply may be under way.
         while matches!(self.pass_reply(), Ok(true)) {}
         let _ = self.vmm.shutdown(Shutdown::Both);
+        self.refusal
+    }
+
+    fn check_log(&mut self, message: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+        let Some(log) = fds.first() else {
+            return Ok(());
+        };
+        let (bytes, offset) = (wide_field(message, 0), wide_field(message, 8));
+        let end = bytes.saturating_add(offset);
+        let file = File::from(log.try_clone()?).metadata()?.len();
+        if end > file {
+            self.refusal = Some(Refusal::LogPastFileEnd { end, file });
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(())
     }
 
     fn pass_all(&mut self) -> io::Result<()> {
@@ -106,7 +129,7 @@ impl Relay {
             send(&self.handler, &message[..filled], &fds)?;
             return Ok(false);
         }
-        let body_bytes = size_field(&message);
+        let body_bytes = field(&message, SIZE_OFFSET);
         // A body that no message may have is left to the handler to refuse, by its header.
         let end = HEADER_BYTES
             + if body_bytes > MESSAGE_BODY_BYTES_MAX {
@@ -115,6 +138,9 @@ impl Relay {
                 body_bytes
             };
         filled += read_full(&mut self.vmm, &mut message[HEADER_BYTES..end])?;
+        if field(&message, 0) == SET_LOG_BASE as usize && filled == end {
+            self.check_log(&message, &fds)?;
+        }
         send(&self.handler, &message[..filled], &fds)?;
         Ok(filled == end)
     }
@@ -136,10 +162,18 @@ fn accept_protocol_features() -> Vec<u8> {
     [&header.concat()[..], &body].concat()
 }
 
-fn size_field(message: &[u8]) -> usize {
-    let mut size = [0; 4];
-    size.copy_from_slice(&message[SIZE_OFFSET..HEADER_BYTES]);
-    u32::from_le_bytes(size) as usize
+/// A field of the header: request, flags, size.
+fn field(message: &[u8], at: usize) -> usize {
+    let mut field = [0; 4];
+    field.copy_from_slice(&message[at..at + 4]);
+    u32::from_le_bytes(field) as usize
+}
+
+/// A 64-bit field of the body.
+fn wide_field(message: &[u8], at: usize) -> u64 {
+    let mut field = [0; 8];
+    field.copy_from_slice(&message[HEADER_BYTES + at..][..8]);
+    u64::from_le_bytes(field)
 }
 
 /// Reads until `to` is full or the stream ends.

@@ -248,7 +248,9 @@ impl Serving {
         if let Some(hangup) = daemon.shutdown_handle() {
             session.set_hangup(hangup);
         }
-        relay.run();
+        if let Some(refusal) = relay.run() {
+            session.refuse(refusal);
+        }
         Ok(daemon.wait()?)
     }
 

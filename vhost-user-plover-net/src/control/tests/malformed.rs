@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use vhost::vhost_user::VhostUserFrontend;
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost::vhost_user::{VhostUserFrontend, VhostUserProtocolFeatures};
+use vhost::{VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData};
 
 use super::bench::{
     Bench, Core, MEMORY_BYTES, VMM_BASE, Vmm, false_eventfd, guest_file, wait_until,
@@ -237,6 +237,25 @@ fn fds_that_are_no_eventfds_are_refused() {
         vmm.set_up();
         let _ = vmm.frontend.set_vring_call(0, &false_eventfd());
     });
+}
+
+#[test]
+fn a_log_past_the_end_of_its_file_is_refused() {
+    let log = |bytes| {
+        move |vmm: &mut Vmm| {
+            let log = VhostUserDirtyLogRegion {
+                mmap_size: bytes,
+                mmap_offset: 0,
+                mmap_handle: std::os::fd::AsRawFd::as_raw_fd(&vmm.file),
+            };
+            vmm.frontend
+                .set_protocol_features(VhostUserProtocolFeatures::LOG_SHMFD)
+                .unwrap();
+            let _ = vmm.frontend.set_log_base(0, Some(log));
+        }
+    };
+    refuses("longer", log(MEMORY_BYTES + 1));
+    refuses("absurd", log(u64::MAX));
 }
 
 #[test]

@@ -1,0 +1,5 @@
+//! The steps of a packet's path, each a file of its own. [`crate::poll`] takes them in order.
+
+pub mod admit;
+pub mod announce;
+pub mod ports;
