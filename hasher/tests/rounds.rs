@@ -54,7 +54,7 @@ fn many_rounds(tracked: bool, seed: u64) {
             let run_on = random.bytes(5000);
             let at = random.below(1000) * 4096 + 17;
             let (stats, _) = stage(&mut one, &mut two, index, Delta, |ram| {
-                ram.write(at, &run_on)
+                ram.write(at, &run_on);
             });
             one.finish(sync(index));
             two.apply(sync(index));
