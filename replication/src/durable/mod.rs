@@ -75,7 +75,7 @@ pub enum SnapshotChange {
 /// What is to be on disk before `number` counts as done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PersistRequest {
-    /// Names the request in [`DurableWriter::completed`]; grows with each request.
+    /// Names the request in [`DurableWriter::completed`]; never falls from one to the next.
     pub number: u64,
     /// Entries to append; they replace those with the same index and all that follow.
     pub entries: Vec<Entry>,
