@@ -1,18 +1,378 @@
-//! Cloud Hypervisor as the VMM.
+//! Cloud Hypervisor as the VMM: driven by its REST API over a Unix socket.
+//!
+//! What lives here: the order of API calls for each step of [`Vmm`]. HTTP is in `http`, the
+//! machine's description in `machine`, events in `events`, the wait for its virtio threads in
+//! `workers`.
+//!
+//! ```text
+//! primary   vm.create vm.boot | vm.pause vm.snapshot vm.resume | ...
+//! backup    vm.restore vm.resume | vm.pause vm.delete vm.restore vm.resume | ...
+//! ```
+//! A snapshot holds no memory, since guest memory is a shared file with a name. It holds the
+//! machine's description, too, which is not taken over: the backup restores with its own, so a
+//! peer's bytes can't give this host's guest a device.
 
-use std::path::Path;
+mod events;
+mod http;
+mod machine;
+mod workers;
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
 
 use crate::config::VmmConfig;
 use crate::error::VmmError;
-use crate::launch::{Nic, RamFile};
-use crate::vmm::Launched;
+use crate::launch::{Nic, RamFile, VmmProcess, last_lines, spawn};
+use crate::limits;
+use crate::refuse::{CloudHypervisorArgs, parse_ch_args};
+use crate::state_blob;
+use crate::vcpu_time::{threads_named, threads_time};
+use crate::vmm::{ExitReason, GuestEvent, Launched, Vmm, VmmKind};
+use events::Events;
+use http::Api;
 
-pub(crate) fn launch(
-    _config: &VmmConfig,
-    _binary: &Path,
-    _nic: Option<&Nic<'_>>,
-    _run_dir: &Path,
+/// A guest in a Cloud Hypervisor process.
+pub struct CloudHypervisorVmm {
+    process: VmmProcess,
+    api: Api,
+    events: Events,
+    version: String,
+    machine: Value,
+    snapshot_dir: PathBuf,
+    state: State,
+    resumed_at: Instant,
+    vcpu_tids: Vec<u32>,
+    /// CPU time of vCPU threads that ended with a deleted guest.
+    vcpu_time_before: Duration,
+    mapping_changed: bool,
     _ram: RamFile,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running,
+    Paused,
+    /// A load failed half way: there is no guest, and only another load can bring one.
+    Void,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "not booted yet",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Void => "void after a failed load",
+        }
+    }
+}
+
+/// Starts Cloud Hypervisor without a guest.
+pub(crate) fn launch(
+    config: &VmmConfig,
+    binary: &Path,
+    nic: Option<&Nic<'_>>,
+    run_dir: &Path,
+    ram: RamFile,
 ) -> Result<Launched, VmmError> {
-    Err(VmmError::malformed("cloud-hypervisor", "next commit"))
+    let extra = parse_ch_args(&config.extra_args).map_err(VmmError::Refused)?;
+    let socket = run_dir.join("api.sock");
+    let listener = listen(&socket)?;
+    let (events, events_end) = Events::pipe()?;
+    let log_path = run_dir.join("cloud-hypervisor.log");
+    let passed = [listener.as_fd(), events_end.as_fd()];
+    let mut spawned = spawn(
+        &mut command(config, binary, &extra, &log_path, passed)?,
+        &passed,
+    )?;
+    // From here on only the process has them, so its end is seen on our ends.
+    drop((listener, events_end));
+    let mut api = Api::new(socket);
+    let version = ping(&mut api)
+        .map_err(|error| with_log(error, spawned.process.exit_reason(), &log_path))?;
+    let (tracker, tracker_reason) = match spawned.tracker {
+        Ok(tracker) => (Some(tracker), None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let vmm = CloudHypervisorVmm {
+        process: spawned.process,
+        api,
+        events,
+        version,
+        machine: machine::describe(config, &extra, &ram, nic, run_dir),
+        snapshot_dir: run_dir.join("snapshot"),
+        state: State::Waiting,
+        resumed_at: Instant::now(),
+        vcpu_tids: Vec::new(),
+        vcpu_time_before: Duration::ZERO,
+        mapping_changed: false,
+        _ram: ram,
+    };
+    Ok(Launched {
+        vmm: Box::new(vmm),
+        tracker,
+        tracker_reason,
+    })
+}
+
+/// We listen in its place and hand it the socket: a call can be sent before it is up.
+fn listen(socket: &Path) -> Result<UnixListener, VmmError> {
+    // A socket of an earlier run, or nothing.
+    let _ = fs::remove_file(socket);
+    UnixListener::bind(socket)
+        .map_err(|source| VmmError::io(format!("listening on {socket:?}"), source))
+}
+
+fn command(
+    config: &VmmConfig,
+    binary: &Path,
+    extra: &CloudHypervisorArgs,
+    log_path: &Path,
+    [listener, events_end]: [std::os::fd::BorrowedFd<'_>; 2],
+) -> Result<Command, VmmError> {
+    use std::os::fd::AsRawFd;
+    let log = fs::File::create(log_path)
+        .map_err(|source| VmmError::io(format!("creating {log_path:?}"), source))?;
+    let log_err = log
+        .try_clone()
+        .map_err(|source| VmmError::io("copying a file", source))?;
+    let mut command = Command::new(binary);
+    command
+        .arg("--api-socket")
+        .arg(format!("fd={}", listener.as_raw_fd()))
+        .arg("--event-monitor")
+        .arg(format!("fd={}", events_end.as_raw_fd()))
+        // A guest that powers off leaves the process alive: others decide.
+        .arg("--no-shutdown")
+        .args(&extra.process)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(log_err);
+    if let Some(preload) = &config.preload {
+        command.env("LD_PRELOAD", preload);
+    }
+    Ok(command)
+}
+
+fn ping(api: &mut Api) -> Result<String, VmmError> {
+    let answer = api.get("vmm.ping", limits::START_TIMEOUT)?;
+    let version = answer.get("version").and_then(Value::as_str);
+    version
+        .map(str::to_owned)
+        .ok_or_else(|| VmmError::malformed("vmm.ping", "it names no version"))
+}
+
+/// Cloud Hypervisor says why it would not start on its standard error, which is in the log.
+fn with_log(error: VmmError, exited: Option<ExitReason>, log_path: &Path) -> VmmError {
+    let last = last_lines(log_path);
+    match exited {
+        None if last.is_empty() => error,
+        _ => VmmError::Answered {
+            what: "starting Cloud Hypervisor".to_owned(),
+            message: format!("{error}: {last}"),
+        },
+    }
+}
+
+impl CloudHypervisorVmm {
+    fn expect(&self, what: &'static str, states: &[State]) -> Result<(), VmmError> {
+        if states.contains(&self.state) {
+            return Ok(());
+        }
+        Err(VmmError::WrongState {
+            what,
+            state: self.state.name(),
+        })
+    }
+
+    fn call(
+        &mut self,
+        call: &str,
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<(), VmmError> {
+        let answer = self.api.put(call, body, timeout);
+        self.noting_exit(call, answer)
+    }
+
+    /// An error after the process has ended is the end's, not the call's.
+    fn noting_exit<T>(&mut self, what: &str, result: Result<T, VmmError>) -> Result<T, VmmError> {
+        result.map_err(|error| match self.process.exit_reason() {
+            Some(reason) => VmmError::Exited {
+                what: what.to_owned(),
+                reason,
+            },
+            None => error,
+        })
+    }
+
+    fn find_vcpus(&mut self) -> Result<(), VmmError> {
+        let threads = threads_named(self.process.pid(), workers::is_vcpu)?;
+        self.vcpu_tids = threads.into_iter().map(|(tid, _)| tid).collect();
+        Ok(())
+    }
+
+    /// Deletes the guest that is there, whose vCPU threads end.
+    fn delete(&mut self) -> Result<(), VmmError> {
+        // Where the guest has shut itself down, they have ended before.
+        if let Ok(time) = threads_time(self.process.pid(), &self.vcpu_tids) {
+            self.vcpu_time_before += time;
+        }
+        self.vcpu_tids.clear();
+        self.state = State::Void;
+        self.events.expect_delete();
+        self.call("vm.delete", None, limits::MACHINE_TIMEOUT)
+    }
+
+    fn snapshot_url(&self) -> String {
+        format!("file://{}", self.snapshot_dir.display())
+    }
+
+    fn empty_snapshot_dir(&self) -> Result<(), VmmError> {
+        let failed = |source| VmmError::io(format!("emptying {:?}", self.snapshot_dir), source);
+        fs::create_dir_all(&self.snapshot_dir).map_err(failed)?;
+        for entry in fs::read_dir(&self.snapshot_dir).map_err(failed)? {
+            fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn write_snapshot(&self, state: &[u8]) -> Result<(), VmmError> {
+        self.empty_snapshot_dir()?;
+        let machine = self.machine.to_string();
+        for (name, bytes) in [("config.json", machine.as_bytes()), ("state.json", state)] {
+            let path = self.snapshot_dir.join(name);
+            fs::write(&path, bytes)
+                .map_err(|source| VmmError::io(format!("writing {path:?}"), source))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps apart what must not come close: see `limits::PAUSE_GAP`.
+    fn wait_until_pausable(&self) -> Result<(), VmmError> {
+        let since = self.resumed_at.elapsed();
+        if let Some(left) = limits::PAUSE_GAP.checked_sub(since) {
+            std::thread::sleep(left);
+        }
+        workers::wait_until_ready(self.process.pid())
+    }
+}
+
+impl Vmm for CloudHypervisorVmm {
+    fn kind(&self) -> VmmKind {
+        VmmKind::CloudHypervisor
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    fn boot(&mut self) -> Result<(), VmmError> {
+        self.expect("booting", &[State::Waiting])?;
+        let machine = self.machine.clone();
+        self.call("vm.create", Some(&machine), limits::MACHINE_TIMEOUT)?;
+        self.call("vm.boot", None, limits::MACHINE_TIMEOUT)?;
+        self.state = State::Running;
+        self.resumed_at = Instant::now();
+        self.find_vcpus()
+    }
+
+    fn pause(&mut self) -> Result<(), VmmError> {
+        self.expect("pausing", &[State::Running, State::Paused])?;
+        if self.state == State::Paused {
+            return Ok(());
+        }
+        let pausable = self.wait_until_pausable();
+        self.noting_exit("vm.pause", pausable)?;
+        self.call("vm.pause", None, limits::CALL_TIMEOUT)?;
+        self.state = State::Paused;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), VmmError> {
+        self.expect("resuming", &[State::Running, State::Paused])?;
+        if self.state == State::Running {
+            return Ok(());
+        }
+        self.call("vm.resume", None, limits::CALL_TIMEOUT)?;
+        self.resumed_at = Instant::now();
+        self.state = State::Running;
+        self.mapping_changed = false;
+        // Off the guest's pause: its event pipe is kept from filling up.
+        self.events.collect();
+        Ok(())
+    }
+
+    fn capture(&mut self) -> Result<Vec<u8>, VmmError> {
+        self.expect("capturing", &[State::Paused])?;
+        self.empty_snapshot_dir()?;
+        let target = json!({"destination_url": self.snapshot_url()});
+        self.call("vm.snapshot", Some(&target), limits::CALL_TIMEOUT)?;
+        let path = self.snapshot_dir.join("state.json");
+        let payload =
+            fs::read(&path).map_err(|source| VmmError::io(format!("reading {path:?}"), source))?;
+        Ok(state_blob::encode(
+            VmmKind::CloudHypervisor,
+            &self.version,
+            &payload,
+        )?)
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), VmmError> {
+        self.expect("loading", &[State::Paused, State::Waiting, State::Void])?;
+        let blob = state_blob::decode(state)?;
+        if blob.kind != VmmKind::CloudHypervisor {
+            return Err(VmmError::StateKind {
+                found: blob.kind,
+                own: VmmKind::CloudHypervisor,
+            });
+        }
+        self.write_snapshot(blob.payload)?;
+        if self.state == State::Paused {
+            self.delete()?;
+        }
+        self.state = State::Void;
+        let source = json!({"source_url": self.snapshot_url()});
+        self.call("vm.restore", Some(&source), limits::MACHINE_TIMEOUT)?;
+        self.state = State::Paused;
+        self.mapping_changed = true;
+        self.find_vcpus()
+    }
+
+    fn ram_mapping_changed(&self) -> bool {
+        self.mapping_changed
+    }
+
+    fn vcpu_time(&self) -> Result<Duration, VmmError> {
+        let now = threads_time(self.process.pid(), &self.vcpu_tids)?;
+        Ok(self.vcpu_time_before + now)
+    }
+
+    fn has_exited(&mut self) -> Option<ExitReason> {
+        self.process.exit_reason()
+    }
+
+    fn guest_events(&mut self) -> Vec<GuestEvent> {
+        let events = self.events.take();
+        // A guest that rebooted has new vCPU threads; one that powered off has none.
+        if !events.is_empty() && self.find_vcpus().is_err() {
+            self.vcpu_tids.clear();
+        }
+        events
+    }
+
+    fn kill(&mut self) {
+        self.process.kill();
+    }
 }

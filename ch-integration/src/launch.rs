@@ -80,6 +80,15 @@ pub fn launch_machine(
     }
 }
 
+/// The last lines of a VMM's log, where it says why it would not start.
+pub(crate) fn last_lines(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut last: Vec<&str> = text.lines().rev().take(3).collect();
+    last.reverse();
+    last.join(" / ")
+}
+
 fn check_socket_path(path: &Path) -> Result<(), VmmError> {
     use std::os::unix::ffi::OsStrExt;
     let bytes = path.as_os_str().as_bytes().len();

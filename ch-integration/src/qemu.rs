@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::config::VmmConfig;
 use crate::error::VmmError;
-use crate::launch::{Nic, RamFile, VmmProcess, spawn};
+use crate::launch::{Nic, RamFile, VmmProcess, last_lines, spawn};
 use crate::limits;
 use crate::state_blob;
 use crate::vcpu_time::threads_time;
@@ -139,15 +139,12 @@ fn thread_ids(cpus: &Value) -> Option<Vec<u32>> {
 
 /// QEMU says why it would not start on its standard error, which is in the log.
 fn with_log(error: VmmError, exited: Option<ExitReason>, log_path: &Path) -> VmmError {
-    let text = std::fs::read(log_path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let last: Vec<&str> = text.lines().rev().take(3).collect();
-    let last: Vec<&str> = last.into_iter().rev().collect();
+    let last = last_lines(log_path);
     match exited {
         None if last.is_empty() => error,
         _ => VmmError::Answered {
             what: "starting QEMU".to_owned(),
-            message: format!("{error}: {}", last.join(" / ")),
+            message: format!("{error}: {last}"),
         },
     }
 }

@@ -154,7 +154,7 @@ fn an_unknown_key_is_named_with_its_line_in_every_section() {
             "correct the key's spelling",
         ],
     );
-    assert_parts(&text, &["line 36"]);
+    assert_parts(&text, &["line 40"]);
     for section in ["eal", "hasher", "sync", "poll", "debug"] {
         let text = error(&format!("{}\n[{section}]\nno_such_key = 1\n", replica()));
         assert_parts(&text, &["unknown field `no_such_key`", "remove it"]);

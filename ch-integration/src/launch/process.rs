@@ -50,18 +50,12 @@ pub fn spawn(command: &mut Command, passed: &[BorrowedFd<'_>]) -> Result<Spawned
         binary: binary.clone(),
         source,
     })?;
-    let mut process = VmmProcess {
+    let process = VmmProcess {
         child,
         exited: None,
     };
     let tracker = inject::take_tracker_at_exec_stop(process.pid(), not_elf.as_deref())
         .map_err(|error| error.to_string());
-    if let Some(reason) = process.exit_reason() {
-        return Err(VmmError::Exited {
-            what: format!("starting {binary:?}"),
-            reason,
-        });
-    }
     Ok(Spawned { process, tracker })
 }
 

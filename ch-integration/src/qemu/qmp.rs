@@ -22,6 +22,8 @@ pub(super) struct Qmp {
     searched: usize,
     events: VecDeque<Value>,
     next_id: u64,
+    /// A command whose answer is asked for later, and that answer once it has come.
+    later: Option<(u64, Option<Value>)>,
 }
 
 impl Qmp {
@@ -36,6 +38,7 @@ impl Qmp {
             searched: 0,
             events: VecDeque::new(),
             next_id: 1,
+            later: None,
         };
         let what = "QMP greeting";
         let deadline = Deadline::after(limits::START_TIMEOUT);
@@ -58,8 +61,27 @@ impl Qmp {
         self.answer(command, id, deadline)
     }
 
-    /// Sends a command without waiting for its answer.
-    pub(super) fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, VmmError> {
+    /// Sends a command whose answer [`Qmp::answer_later`] takes. One at a time.
+    pub(super) fn execute_later(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+    ) -> Result<(), VmmError> {
+        let id = self.send(command, arguments)?;
+        self.later = Some((id, None));
+        Ok(())
+    }
+
+    /// The answer to what [`Qmp::execute_later`] sent.
+    pub(super) fn answer_later(&mut self, command: &str) -> Result<Value, VmmError> {
+        match self.later.take() {
+            Some((_, Some(message))) => outcome(command, message),
+            Some((id, None)) => self.answer(command, id, Deadline::after(limits::CALL_TIMEOUT)),
+            None => Err(VmmError::malformed(command, "it was not sent")),
+        }
+    }
+
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<u64, VmmError> {
         let id = self.next_id;
         self.next_id += 1;
         let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
@@ -75,23 +97,13 @@ impl Qmp {
 
     /// The answer to the command that was sent as `id`. Answers to earlier ones that timed out
     /// are passed over.
-    pub(super) fn answer(
-        &mut self,
-        command: &str,
-        id: u64,
-        deadline: Deadline,
-    ) -> Result<Value, VmmError> {
+    fn answer(&mut self, command: &str, id: u64, deadline: Deadline) -> Result<Value, VmmError> {
         loop {
-            let mut message = self.read_message(command, deadline)?;
-            if message.get("event").is_some() {
-                self.keep_event(message);
-            } else if message.get("id").and_then(Value::as_u64) != Some(id) {
-                continue;
-            } else if let Some(answer) = message.get_mut("return") {
-                return Ok(answer.take());
-            } else {
-                return Err(answered(command, message.get("error")));
+            let message = self.read_message(command, deadline)?;
+            if message.get("id").and_then(Value::as_u64) == Some(id) {
+                return outcome(command, message);
             }
+            self.keep(message);
         }
     }
 
@@ -110,13 +122,12 @@ impl Qmp {
         }
         loop {
             let message = self.read_message(what, deadline)?;
-            if message.get("event").is_none() {
-                continue;
-            }
-            if let Some(found) = wanted(&message) {
+            if message.get("event").is_some()
+                && let Some(found) = wanted(&message)
+            {
                 return Ok(found);
             }
-            self.keep_event(message);
+            self.keep(message);
         }
     }
 
@@ -129,9 +140,7 @@ impl Qmp {
             }
             self.buffered_message("event")
         }) {
-            if message.get("event").is_some() {
-                self.keep_event(message);
-            }
+            self.keep(message);
         }
         self.events.drain(..).collect()
     }
@@ -142,11 +151,20 @@ impl Qmp {
             .retain(|event| event.get("event").and_then(Value::as_str) != Some(name));
     }
 
-    fn keep_event(&mut self, event: Value) {
-        if self.events.len() == limits::EVENTS_MAX {
-            self.events.pop_front();
+    /// Keeps what nobody waits for just now: an event, or the answer that is asked for later. The
+    /// late answer to a command that timed out is dropped.
+    fn keep(&mut self, message: Value) {
+        let id = message.get("id").and_then(Value::as_u64);
+        if message.get("event").is_some() {
+            if self.events.len() == limits::EVENTS_MAX {
+                self.events.pop_front();
+            }
+            self.events.push_back(message);
+        } else if let Some((later, answer)) = &mut self.later
+            && id == Some(*later)
+        {
+            *answer = Some(message);
         }
-        self.events.push_back(event);
     }
 
     fn read_message(&mut self, what: &str, deadline: Deadline) -> Result<Value, VmmError> {
@@ -237,16 +255,22 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-fn answered(command: &str, error: Option<&Value>) -> VmmError {
-    let message = error
+/// What an answer says: a value, or QEMU's error.
+fn outcome(command: &str, mut answer: Value) -> Result<Value, VmmError> {
+    if let Some(value) = answer.get_mut("return") {
+        return Ok(value.take());
+    }
+    let message = answer
+        .get("error")
         .and_then(|error| error.get("desc"))
         .and_then(Value::as_str);
-    VmmError::Answered {
+    let message = message
+        .unwrap_or("an error without a description")
+        .to_owned();
+    Err(VmmError::Answered {
         what: command.to_owned(),
-        message: message
-            .unwrap_or("an error without a description")
-            .to_owned(),
-    }
+        message,
+    })
 }
 
 fn version(greeting: &Value) -> Option<String> {

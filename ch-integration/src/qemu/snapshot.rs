@@ -26,8 +26,17 @@ const CLUSTER_BYTES: u64 = 64 << 10;
 pub(super) struct Snapshots {
     path: PathBuf,
     empty_image: Vec<u8>,
-    /// An empty image is attached, ready for a capture.
-    prepared: bool,
+    image: Image,
+}
+
+/// The image that is attached to QEMU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Image {
+    None,
+    /// An empty one has been asked for; the answer is not taken yet.
+    Asked,
+    /// An empty one, ready for a capture.
+    Ready,
 }
 
 impl Snapshots {
@@ -37,7 +46,7 @@ impl Snapshots {
         let mut snapshots = Self {
             path,
             empty_image: Vec::new(),
-            prepared: false,
+            image: Image::None,
         };
         snapshots.empty_image = snapshots.make_empty_image(qmp)?;
         Ok(snapshots)
@@ -56,20 +65,33 @@ impl Snapshots {
         fs::read(&self.path).map_err(|source| self.failed("reading", source))
     }
 
-    /// Attaches an empty image for the next capture.
+    /// Asks for an empty image for the next capture, without waiting for it: while the guest runs,
+    /// QEMU's main loop waits its turn behind the vCPU for milliseconds.
     pub(super) fn prepare(&mut self, qmp: &mut Qmp) -> Result<(), VmmError> {
-        if self.prepared {
+        if self.image != Image::None {
             return Ok(());
         }
-        self.attach(qmp, &self.empty_image)?;
-        self.prepared = true;
+        self.write(&self.empty_image)?;
+        qmp.execute_later("blockdev-add", &self.node())?;
+        self.image = Image::Asked;
+        Ok(())
+    }
+
+    /// Sees that what was asked for is there.
+    fn settle(&mut self, qmp: &mut Qmp) -> Result<(), VmmError> {
+        if self.image == Image::Asked {
+            self.image = Image::None;
+            qmp.answer_later("blockdev-add")?;
+            self.image = Image::Ready;
+        }
         Ok(())
     }
 
     /// The state of the stopped guest.
     pub(super) fn capture(&mut self, qmp: &mut Qmp) -> Result<Vec<u8>, VmmError> {
         self.prepare(qmp)?;
-        self.prepared = false;
+        self.settle(qmp)?;
+        self.image = Image::None;
         let saved = run_job(qmp, "snapshot-save", snapshot_arguments());
         let bytes = fs::read(&self.path).map_err(|source| self.failed("reading", source));
         detach(qmp)?;
@@ -86,19 +108,20 @@ impl Snapshots {
 
     /// Loads `image` into the stopped guest.
     pub(super) fn load(&mut self, qmp: &mut Qmp, image: &[u8]) -> Result<(), VmmError> {
-        if self.prepared {
+        // An image that could not be attached is not in the way.
+        if self.settle(qmp).is_ok() && self.image == Image::Ready {
+            self.image = Image::None;
             detach(qmp)?;
-            self.prepared = false;
         }
-        self.attach(qmp, image)?;
+        self.write(image)?;
+        qmp.execute("blockdev-add", &self.node(), limits::CALL_TIMEOUT)?;
         let loaded = run_job(qmp, "snapshot-load", snapshot_arguments());
         detach(qmp)?;
         loaded
     }
 
-    fn attach(&self, qmp: &mut Qmp, image: &[u8]) -> Result<(), VmmError> {
-        self.write(image)?;
-        let node = json!({
+    fn node(&self) -> Value {
+        json!({
             "driver": "qcow2",
             "node-name": NODE,
             "cache": {"direct": false, "no-flush": true},
@@ -108,9 +131,7 @@ impl Snapshots {
                 "locking": "off",
                 "cache": {"direct": false, "no-flush": true},
             },
-        });
-        qmp.execute("blockdev-add", &node, limits::CALL_TIMEOUT)
-            .map(drop)
+        })
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), VmmError> {

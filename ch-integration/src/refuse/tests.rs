@@ -20,6 +20,7 @@ fn assert_table(kind: VmmKind, table: &[(&str, Reason)]) {
             .next()
             .unwrap()
             .trim_start_matches('-');
+        let first = first.split('=').next().unwrap();
         assert!(text.contains(first), "{line} is not named: {text}");
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ch_integration::config::VmmConfig;
-use ch_integration::vmm::{Launched, Vmm};
+use ch_integration::vmm::{Launched, Vmm, VmmKind};
 
 /// The guest's init: counts, ten times a second, until the kernel command line says otherwise.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -20,9 +20,16 @@ while :; do
   echo "count $n"
   [ "$n" = "$stop_at" ] && /bin/busybox "$stop_how" -f
   n=$((n + 1))
-  /bin/busybox usleep 100000
+  WAIT
 done
 "#;
+
+/// Waits a tenth of a second by a new process: for a guest that reads its console elsewhere.
+const WAIT_QEMU: &str = "/bin/busybox usleep 100000";
+
+/// Waits a tenth of a second inside the shell, on a console that never answers: a process costs a
+/// guest on kvm-pvm most of a second.
+const WAIT_CLOUD_HYPERVISOR: &str = "read -t 0.1 line";
 
 /// Debian's cloud kernel.
 pub fn kernel() -> PathBuf {
@@ -41,7 +48,12 @@ pub fn kernel() -> PathBuf {
 }
 
 /// Writes the counting guest's initramfs into `folder`.
-pub fn initramfs(folder: &Path) -> PathBuf {
+pub fn initramfs(folder: &Path, kind: VmmKind) -> PathBuf {
+    let wait = match kind {
+        VmmKind::Qemu => WAIT_QEMU,
+        VmmKind::CloudHypervisor => WAIT_CLOUD_HYPERVISOR,
+    };
+    let init = INIT.replace("WAIT", wait);
     let busybox =
         fs::read("/bin/busybox").expect("no /bin/busybox: apt-get install busybox-static");
     let mut archive = Vec::new();
@@ -49,7 +61,7 @@ pub fn initramfs(folder: &Path) -> PathBuf {
         entry(&mut archive, name, 0o040_755, &[]);
     }
     entry(&mut archive, "bin/busybox", 0o100_755, &busybox);
-    entry(&mut archive, "init", 0o100_755, INIT.as_bytes());
+    entry(&mut archive, "init", 0o100_755, init.as_bytes());
     entry(&mut archive, "TRAILER!!!", 0, &[]);
     let path = folder.join("initramfs");
     fs::write(&path, archive).unwrap();
@@ -89,12 +101,54 @@ pub fn qemu_config(folder: &Path, name: &str, cmdline: &str) -> VmmConfig {
         "kind = \"qemu\"\naccel = \"tcg\"\nmemory_mib = 128\nkernel = {:?}\ninitrd = {:?}\n\
          ram_path = {:?}\ncmdline = {:?}\n",
         kernel(),
-        initramfs(folder),
+        initramfs(folder, VmmKind::Qemu),
         folder.join(name).join("ram"),
         format!("console=ttyS0 quiet panic=-1 {cmdline}"),
     );
     toml::from_str(&text).unwrap()
 }
+
+/// A Cloud Hypervisor guest, or why there can't be one here.
+pub fn cloud_hypervisor_config(folder: &Path, name: &str) -> Result<VmmConfig, String> {
+    let binary = std::env::var_os("PLOVER_CLOUD_HYPERVISOR")
+        .map(PathBuf::from)
+        .or_else(|| {
+            let path = std::env::var_os("PATH")?;
+            std::env::split_paths(&path)
+                .map(|dir| dir.join("cloud-hypervisor"))
+                .find(|p| p.exists())
+        });
+    let binary = binary.ok_or("no cloud-hypervisor in $PATH or $PLOVER_CLOUD_HYPERVISOR")?;
+    let kvm = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    kvm.map_err(|error| format!("no cloud-hypervisor run: /dev/kvm: {error}"))?;
+    let path_of = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let pvm = Path::new("/sys/module/kvm_pvm").exists();
+    if pvm && (path_of("PLOVER_CH_KERNEL").is_none() || path_of("PLOVER_CH_PRELOAD").is_none()) {
+        return Err("kvm-pvm needs $PLOVER_CH_KERNEL and $PLOVER_CH_PRELOAD".to_owned());
+    }
+    let cmdline = if pvm {
+        PVM_CMDLINE
+    } else {
+        "console=ttyS0 quiet panic=-1"
+    };
+    let text = format!(
+        "kind = \"cloud-hypervisor\"\nbinary = {binary:?}\nmemory_mib = 128\nkernel = {:?}\n\
+         initrd = {:?}\nram_path = {:?}\ncmdline = {cmdline:?}\n",
+        path_of("PLOVER_CH_KERNEL").unwrap_or_else(kernel),
+        initramfs(folder, VmmKind::CloudHypervisor),
+        folder.join(name).join("ram"),
+    );
+    let mut config: VmmConfig = toml::from_str(&text).unwrap();
+    config.preload = path_of("PLOVER_CH_PRELOAD");
+    Ok(config)
+}
+
+/// What the guest's kernel needs on a KVM without hardware virtualization.
+const PVM_CMDLINE: &str = "console=ttyS0 clearcpuid=59,141,151,158,288,298,306,308,515,534 \
+    nofsgsbase noxsave mitigations=off lpj=4000000 tsc=reliable no_timer_check quiet panic=-1";
 
 /// What the guest has written to its serial line.
 pub fn serial(run_dir: &Path) -> String {
@@ -103,7 +157,33 @@ pub fn serial(run_dir: &Path) -> String {
 
 /// The numbers counted so far.
 pub fn counts(run_dir: &Path) -> Vec<u64> {
-    let text = serial(run_dir);
+    counts_in(&serial(run_dir))
+}
+
+/// Asserts that `after`, what one copy wrote since it took over, goes on where `before`, what the
+/// other had written, ends: byte by byte, since a line may be cut anywhere.
+pub fn assert_goes_on(before: &str, after: &str) {
+    let (seen, all) = (
+        counts_in(before).len(),
+        counts_in(&format!("{before}{after}")),
+    );
+    assert!(
+        seen > 0 && all.len() > seen + 1,
+        "{} then {}",
+        tail(before),
+        after
+    );
+    for pair in all[seen - 1..].windows(2) {
+        assert_eq!(pair[1], pair[0] + 1, "{} then {after}", tail(before));
+    }
+}
+
+fn tail(text: &str) -> &str {
+    &text[text.floor_char_boundary(text.len().saturating_sub(40))..]
+}
+
+/// The numbers in whole lines of `text`.
+pub fn counts_in(text: &str) -> Vec<u64> {
     let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
     complete
         .lines()

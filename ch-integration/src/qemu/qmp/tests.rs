@@ -89,3 +89,33 @@ fn events_are_taken_without_waiting_and_bounded() {
     assert_eq!(events.len(), limits::EVENTS_MAX);
     assert_eq!(events[0], json!({"event": "E5"}));
 }
+
+#[test]
+fn an_answer_asked_for_later_survives_other_calls_and_looks_for_events() {
+    let lines = [
+        r#"{"return": {"first": 1}, "id": 2}"#,
+        r#"{"event": "STOP"}"#,
+        r#"{"return": {"second": 2}, "id": 3}"#,
+    ];
+    for look_for_events_first in [false, true] {
+        let (mut qmp, _theirs) = connected(&lines);
+        qmp.execute_later("blockdev-add", &json!({})).unwrap();
+        if look_for_events_first {
+            assert_eq!(qmp.take_events().len(), 1);
+            assert_eq!(
+                qmp.answer_later("blockdev-add").unwrap(),
+                json!({"first": 1})
+            );
+            continue;
+        }
+        let second = qmp
+            .execute("stop", &json!({}), Duration::from_secs(1))
+            .unwrap();
+        assert_eq!(second, json!({"second": 2}));
+        assert_eq!(
+            qmp.answer_later("blockdev-add").unwrap(),
+            json!({"first": 1})
+        );
+        assert!(qmp.answer_later("blockdev-add").is_err());
+    }
+}
