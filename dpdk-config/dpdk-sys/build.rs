@@ -1,6 +1,7 @@
 //! Finds libdpdk, makes the bindings (bindgen, allow-listed) and compiles the C wrappers of the
 //! `static inline` functions among them.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -14,7 +15,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_version",
     "rte_thread_(register|unregister)",
     "rte_mempool_(free|in_use_count|avail_count)",
-    "rte_pktmbuf_(pool_create|alloc|alloc_bulk|free|free_bulk|append|tailroom)",
+    "rte_pktmbuf_(pool_create|alloc|alloc_bulk|free|free_bulk|append|tailroom|chain)",
     "rte_eth_(rx|tx)_burst",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_dev_(configure|start|stop|close|info_get|set_mtu|get_mtu|get_port_by_name)",
@@ -74,9 +75,15 @@ fn write_bindings(flags: &[String], out: &Path, wrappers: &Path) {
     for constant in CONSTANTS {
         builder = builder.allowlist_var(constant);
     }
-    let bindings = builder.generate().unwrap_or_else(|error| {
-        panic!("\n\nbindgen could not read DPDK's headers: {error}. Needed:\n    {INSTALL}\n")
-    });
+    // bindgen panics where it finds no libclang.
+    let generated = panic::catch_unwind(AssertUnwindSafe(|| builder.generate()));
+    let bindings = match generated {
+        Ok(Ok(bindings)) => bindings,
+        Ok(Err(error)) => {
+            panic!("\n\nbindgen could not read DPDK's headers: {error}. Needed:\n    {INSTALL}\n")
+        }
+        Err(_) => panic!("\n\nbindgen did not run (is libclang there?). Needed:\n    {INSTALL}\n"),
+    };
     bindings
         .write_to_file(out.join("bindings.rs"))
         .expect("OUT_DIR is writable");

@@ -268,3 +268,33 @@ impl<'a> IntoIterator for &'a mut Burst {
 }
 
 const _: () = assert!(size_of::<Mbuf>() == size_of::<*mut sys::rte_mbuf>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Eal, EalConfig, Mempool};
+
+    #[test]
+    fn a_packet_in_segments_is_read_whole_through_scratch() {
+        let eal = Eal::init(&EalConfig::default()).unwrap();
+        let pool = Mempool::new(&eal, "segments", 31, 0, 64).unwrap();
+        let mut packet = pool.alloc().unwrap();
+        packet.write(&[b"one "]).unwrap();
+        for part in ["two ", "three"] {
+            let mut segment = pool.alloc().unwrap();
+            segment.write(&[part.as_bytes()]).unwrap();
+            // SAFETY: both are ours; the chain owns the segment from here on.
+            let status = unsafe { sys::rte_pktmbuf_chain(packet.0.as_ptr(), segment.0.as_ptr()) };
+            assert_eq!(status, 0);
+            std::mem::forget(segment);
+        }
+        assert!(!packet.is_contiguous());
+        assert_eq!((packet.data(), packet.len()), (&b"one "[..], 13));
+        assert_eq!(packet.linear(&mut [0; 64]).unwrap(), b"one two three");
+        assert_eq!(packet.linear(&mut [0; 13]).unwrap(), b"one two three");
+        assert_eq!(packet.linear(&mut [0; 12]), None);
+        assert_eq!(pool.available(), 28);
+        drop(packet);
+        assert_eq!(pool.available(), 31);
+    }
+}
