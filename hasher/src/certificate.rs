@@ -10,6 +10,8 @@ use plover_types::{Certificate, PageIndex, SyncId};
 use polyval::Polyval;
 use polyval::universal_hash::UniversalHash;
 
+use crate::page_hash::PageHash;
+
 /// Bytes of the three keys together.
 pub const KEY_BYTES: usize = 48;
 
@@ -34,7 +36,7 @@ pub struct StateTag(pub [u8; 16]);
 /// The three hashes, keyed and ready to be copied.
 #[derive(Clone, Debug)]
 pub struct Certifier {
-    page: Polyval,
+    page: PageHash,
     union: Polyval,
     state: Polyval,
 }
@@ -54,21 +56,19 @@ impl Certifier {
         let part = |at: usize| {
             let mut bytes = [0; 16];
             bytes.copy_from_slice(&key.0[at..at + 16]);
-            Polyval::new(&bytes.into())
+            bytes
         };
         Self {
-            page: part(0),
-            union: part(16),
-            state: part(32),
+            page: PageHash::new(part(0)),
+            union: Polyval::new(&part(16).into()),
+            state: Polyval::new(&part(32).into()),
         }
     }
 
     /// The tag of a page's content. A page of zeros has the tag zero under every key.
     #[must_use]
     pub fn page_tag(&self, page: &[u8; PAGE_BYTES]) -> PageTag {
-        let mut hash = self.page.clone();
-        hash.update_padded(page);
-        PageTag(hash.finalize().into())
+        PageTag(self.page.hash(page))
     }
 
     /// The certificate of a union: `pages` ascending, `tags[n]` the tag of `pages[n]`.

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::unistd::{Whence, lseek};
 use plover_types::PageIndex;
 use plover_types::limits::PAGE_BYTES;
@@ -30,6 +30,19 @@ pub struct RegionSpec {
     pub size: u64,
     /// Where it starts in its file.
     pub mmap_offset: u64,
+}
+
+/// Shorter runs of pages are left to page faults.
+const POPULATE_PAGES_MIN: u64 = 8;
+
+/// Asks for huge pages behind a large, still empty buffer.
+pub(crate) fn advise_huge(buffer: &Vec<u8>) {
+    let start = (buffer.as_ptr() as usize).next_multiple_of(PAGE_BYTES);
+    let end = (buffer.as_ptr() as usize + buffer.capacity()) / PAGE_BYTES * PAGE_BYTES;
+    if let (Some(address), true) = (NonNull::new(start as *mut _), end > start) {
+        // SAFETY: whole pages inside our own allocation; the advice changes no byte.
+        let _ = unsafe { madvise(address, end - start, MmapAdvise::MADV_HUGEPAGE) };
+    }
 }
 
 /// The content of one page, copied out of the guest.
@@ -205,6 +218,24 @@ impl GuestMemory {
         // guest memory, so the two don't overlap.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr().add(offset), bytes.len());
+        }
+    }
+
+    /// Lets the kernel map the longer runs of these pages at once, for writing: a fault each
+    /// would cost more than the writing. Does nothing where the kernel can't.
+    pub fn prepare_writes(&self, pages: &PageSet) {
+        for (start, count) in pages.runs().filter(|run| run.1 >= POPULATE_PAGES_MIN) {
+            for region in &self.regions {
+                let from = start.max(region.first_page);
+                let to = (start + count).min(region.first_page + region.pages);
+                if from >= to {
+                    continue;
+                }
+                let bytes = (to - from) as usize * PAGE_BYTES;
+                let address = self.address(PageIndex(from));
+                // SAFETY: the range lies in one live mapping of ours; populating changes no byte.
+                let _ = unsafe { madvise(address.cast(), bytes, MmapAdvise::MADV_POPULATE_WRITE) };
+            }
         }
     }
 

@@ -34,6 +34,7 @@ pub mod guest_memory;
 pub mod limits;
 pub mod link;
 pub mod listen;
+pub mod page_hash;
 pub mod page_set;
 pub mod protocol;
 pub mod service;

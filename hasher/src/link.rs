@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use plover_types::{LogIndex, NodeId, SyncId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::certificate::{CertificateKey, Certifier};
 use crate::error::{ProtocolError, RoundError};
-use crate::limits::{CONNECT_MAX, FRAME_BYTES_MAX, PEER_SILENCE_MAX};
+use crate::limits::{CONNECT_MAX, PEER_SILENCE_MAX};
 use crate::protocol::{FrameHeader, HEADER_BYTES, Message};
 
 const NO_SYNC: SyncId = SyncId(LogIndex(0));
@@ -41,6 +41,7 @@ pub struct PeerLink {
     certifier: Certifier,
     initiated: bool,
     put_back: Option<(SyncId, Message)>,
+    buffer: BytesMut,
     /// Bytes sent, since it was last set to 0.
     pub sent_bytes: u64,
     /// Bytes received, since it was last set to 0.
@@ -101,6 +102,7 @@ impl PeerLink {
             certifier: Certifier::new(&CertificateKey([0; 48])),
             initiated,
             put_back: None,
+            buffer: BytesMut::new(),
             sent_bytes: 0,
             received_bytes: 0,
         })
@@ -165,12 +167,11 @@ impl PeerLink {
         let mut header = [0; HEADER_BYTES];
         self.fill(&mut header, wait).await?;
         let header = FrameHeader::decode(&header)?;
-        let mut payload = BytesMut::new();
-        while payload.len() < header.payload_bytes() {
-            let have = payload.len();
-            payload.resize((have + READ_STEP_BYTES).min(header.payload_bytes()), 0);
-            self.fill(&mut payload[have..], PEER_SILENCE_MAX).await?;
+        let bytes = header.payload_bytes();
+        while self.buffer.len() < bytes {
+            self.read_some(bytes).await?;
         }
+        let payload = self.buffer.split();
         self.received_bytes += (HEADER_BYTES + payload.len()) as u64;
         Ok((header.sync(), header.message(payload.freeze())?))
     }
@@ -181,18 +182,20 @@ impl PeerLink {
     }
 
     async fn fill(&mut self, mut into: &mut [u8], wait: Duration) -> Result<(), RoundError> {
-        debug_assert!(into.len() <= FRAME_BYTES_MAX);
         while !into.is_empty() {
-            let got = timeout(wait, self.reader.read(into))
-                .await
-                .map_err(|_| RoundError::Silent("nothing came"))?
-                .map_err(broken("receiving"))?;
-            if got == 0 {
-                return Err(broken("receiving")(io::ErrorKind::UnexpectedEof.into()));
-            }
+            let got = received(timeout(wait, self.reader.read(into)).await)?;
             into = &mut into[got..];
         }
         Ok(())
+    }
+
+    /// Reads on towards a payload of so many bytes. The buffer is used again once the payloads
+    /// before are dropped, and grows in steps.
+    async fn read_some(&mut self, bytes: usize) -> Result<(), RoundError> {
+        let step = (bytes - self.buffer.len()).min(READ_STEP_BYTES);
+        self.buffer.reserve(step);
+        let mut room = (&mut self.buffer).limit(step);
+        received(timeout(PEER_SILENCE_MAX, self.reader.read_buf(&mut room)).await).map(|_| ())
     }
 
     /// Returns when the connection has ended although no round used it. Safe to drop and call
@@ -230,6 +233,16 @@ pub(crate) fn order(got: &Message, want: &'static str) -> ProtocolError {
     ProtocolError::Order {
         got: got.name(),
         want,
+    }
+}
+
+fn received(
+    read: Result<io::Result<usize>, tokio::time::error::Elapsed>,
+) -> Result<usize, RoundError> {
+    let got = read.map_err(|_| RoundError::Silent("nothing came"))?;
+    match got.map_err(broken("receiving"))? {
+        0 => Err(broken("receiving")(io::ErrorKind::UnexpectedEof.into())),
+        got => Ok(got),
     }
 }
 

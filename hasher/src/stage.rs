@@ -17,7 +17,7 @@ use crate::blocks::Record;
 use crate::error::StageError;
 use crate::guest_memory::{GuestMemory, Mapping};
 use crate::limits::DEVICE_STATE_BYTES_MAX;
-use crate::page_set::MemoryMap;
+use crate::page_set::{MemoryMap, PageSet};
 
 /// Bytes before the records.
 pub const HEADER_BYTES: usize = 4096;
@@ -325,6 +325,8 @@ impl StagedBody {
     /// # Errors
     /// If a record is bad. [`Stage::open`] has checked them all, so nothing was written then.
     pub fn apply(&self, memory: &GuestMemory) -> Result<usize, StageError> {
+        let named = self.records().map(|record| Ok(record?.page));
+        memory.prepare_writes(&named.collect::<Result<PageSet, StageError>>()?);
         let mut pages = 0;
         for record in self.records() {
             record?.apply(memory);

@@ -13,7 +13,9 @@ use plover_types::{PageIndex, Position, SyncId, SyncKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::blocks::{BlockDigests, Record, append_difference, append_whole, block_digests};
+use crate::blocks::{
+    BlockDigests, RECORD_HEADER_BYTES, Record, append_difference, append_whole, block_digests,
+};
 use crate::certificate::PageTag;
 use crate::control::{Event, Side};
 use crate::digest::{
@@ -24,7 +26,7 @@ use crate::exchange::{
     BlockDigestReader, Entry, LinkSlot, RecordCheck, Union, await_primary, receive_ask,
     receive_begin, receive_digests, send_block_digests, send_digests, unite,
 };
-use crate::guest_memory::{GuestMemory, PageBuf};
+use crate::guest_memory::{GuestMemory, PageBuf, advise_huge};
 use crate::limits::{
     ABORT_SEND_MAX, BLOCKS_FRAME_BYTES, DEVICE_STATE_BYTES_MAX, DEVICE_STATE_WAIT_MAX,
     PEER_BEGIN_MAX,
@@ -356,7 +358,7 @@ impl Round {
         let mut answers = BlockDigestReader::default();
         let zero_digests = block_digests(&PageBuf::default().0);
         let mut copy = PageBuf::default();
-        let mut frames = Frames::default();
+        let mut frames = Frames::with_room(differing.len());
         for page in differing {
             self.memory.read_page(page.page, &mut copy);
             let out = frames.room();
@@ -555,28 +557,41 @@ fn compare(union: &Union, own: &Digests, theirs: &[plover_types::PageDigest]) ->
         .collect()
 }
 
-/// Records, cut into frames.
-#[derive(Default)]
+/// Records, cut into frames of one buffer.
 struct Frames {
-    full: Vec<Bytes>,
-    open: Vec<u8>,
+    buffer: Vec<u8>,
+    starts: Vec<usize>,
 }
 
 impl Frames {
-    fn room(&mut self) -> &mut Vec<u8> {
-        if self.open.len() >= BLOCKS_FRAME_BYTES {
-            self.full.push(std::mem::take(&mut self.open).into());
-            self.open
-                .reserve_exact(BLOCKS_FRAME_BYTES + 2 * size_of::<PageBuf>());
+    /// Room for so many whole pages. Only what is written takes memory, in huge pages where the
+    /// kernel allows: page faults would cost more than the copying.
+    fn with_room(pages: usize) -> Self {
+        let buffer = Vec::with_capacity(pages * (RECORD_HEADER_BYTES + size_of::<PageBuf>()));
+        advise_huge(&buffer);
+        Self {
+            buffer,
+            starts: vec![0],
         }
-        &mut self.open
     }
 
-    fn finish(mut self) -> Vec<Bytes> {
-        if !self.open.is_empty() {
-            self.full.push(self.open.into());
+    fn room(&mut self) -> &mut Vec<u8> {
+        let start = self.starts.last().copied().unwrap_or(0);
+        if self.buffer.len() - start >= BLOCKS_FRAME_BYTES {
+            self.starts.push(self.buffer.len());
         }
-        self.full
+        &mut self.buffer
+    }
+
+    fn finish(self) -> Vec<Bytes> {
+        let whole = Bytes::from(self.buffer);
+        let ends = self.starts[1..].iter().copied().chain([whole.len()]);
+        let parts = self
+            .starts
+            .iter()
+            .zip(ends)
+            .map(|(start, end)| whole.slice(*start..end));
+        parts.filter(|part| !part.is_empty()).collect()
     }
 }
 

@@ -77,7 +77,7 @@ impl Drop for Writer {
 
 fn serve(ram: &Ram, socket: &OwnedFd) {
     let uffd = userfaultfd();
-    let number = uffd.as_ref().map_or(-1, |fd| fd.as_raw_fd());
+    let number = uffd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     let _ = write(socket, &number.to_le_bytes());
     let mut order = [0; 16];
     while let Ok(16) = read(socket, &mut order) {
