@@ -421,10 +421,14 @@ impl Core {
         }
     }
 
-    /// What this node tells its peers about itself.
-    pub fn set_condition(&mut self, idle: bool, uplink_up: bool) {
-        self.idle = idle;
-        self.uplink_up = uplink_up;
+    /// What this node tells its peers about itself; at once if the copy came to rest or woke up.
+    pub fn set_condition(&mut self, now: Duration, idle: bool, uplink_up: bool) {
+        self.now = now;
+        let changed = (self.idle, self.uplink_up) != (idle, uplink_up);
+        (self.idle, self.uplink_up) = (idle, uplink_up);
+        if changed {
+            self.send_reports();
+        }
     }
 
     /// Whether a frame may leave by the uplink now. Check before each transmit burst.

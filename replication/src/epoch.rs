@@ -179,11 +179,16 @@ impl LocalCopy {
             Self::Ready => CopyState::Ready,
             Self::Booting | Self::Running { loaded: None } => CopyState::Running,
             Self::Running { loaded: Some(sync) } => CopyState::Loaded { sync },
-            Self::Syncing { sync, progress: Progress::Failed, .. } => {
-                CopyState::Failed { sync: sync.id }
-            }
+            Self::Syncing {
+                sync,
+                progress: Progress::Failed,
+                ..
+            } => CopyState::Failed { sync: sync.id },
             Self::Syncing { sync, .. } => CopyState::Syncing { sync: sync.id },
-            Self::Staged { sync, certificate } => CopyState::Staged { sync: sync.id, certificate },
+            Self::Staged { sync, certificate } => CopyState::Staged {
+                sync: sync.id,
+                certificate,
+            },
             Self::Loading { sync } => CopyState::Loading { sync },
             Self::Void => CopyState::Void,
         }
@@ -207,7 +212,11 @@ impl LocalCopy {
     pub fn serves(&self) -> bool {
         matches!(
             self,
-            Self::Running { .. } | Self::Syncing { side: Side::Primary, .. }
+            Self::Running { .. }
+                | Self::Syncing {
+                    side: Side::Primary,
+                    ..
+                }
         )
     }
 
@@ -218,21 +227,43 @@ impl LocalCopy {
             (Self::Absent | Self::Void, CopyEvent::Ready) => Self::Ready,
             (Self::Booting, CopyEvent::Booted) => Self::Running { loaded: None },
             (
-                Self::Syncing { sync, side: Side::Primary, progress: Progress::Working },
-                CopyEvent::CopiedOut { sync: done, certificate, position },
+                Self::Syncing {
+                    sync,
+                    side: Side::Primary,
+                    progress: Progress::Working,
+                },
+                CopyEvent::CopiedOut {
+                    sync: done,
+                    certificate,
+                    position,
+                },
             ) if sync.id == done => Self::Syncing {
                 sync,
                 side: Side::Primary,
-                progress: Progress::CopiedOut { certificate, position },
+                progress: Progress::CopiedOut {
+                    certificate,
+                    position,
+                },
             },
             (
-                Self::Syncing { sync, side: Side::Backup, progress: Progress::Working },
-                CopyEvent::Staged { sync: done, certificate },
+                Self::Syncing {
+                    sync,
+                    side: Side::Backup,
+                    progress: Progress::Working,
+                },
+                CopyEvent::Staged {
+                    sync: done,
+                    certificate,
+                },
             ) if sync.id == done => Self::Staged { sync, certificate },
             (Self::Syncing { sync, side, .. }, CopyEvent::Failed { sync: failed })
                 if sync.id == failed =>
             {
-                Self::Syncing { sync, side, progress: Progress::Failed }
+                Self::Syncing {
+                    sync,
+                    side,
+                    progress: Progress::Failed,
+                }
             }
             (Self::Loading { sync }, CopyEvent::Loaded { sync: done }) if sync == done => {
                 Self::Running { loaded: Some(sync) }
@@ -303,7 +334,11 @@ impl LocalCopy {
         sync: SyncInFlight,
         command: &mut impl FnMut(CopyCommand),
     ) {
-        let side = if role.primary == own { Side::Primary } else { Side::Backup };
+        let side = if role.primary == own {
+            Side::Primary
+        } else {
+            Side::Backup
+        };
         let fits = match (side, sync.kind) {
             (Side::Primary, _) | (Side::Backup, SyncKind::Delta) => {
                 role.valid.contains(own) && matches!(self, Self::Running { .. })
@@ -312,8 +347,16 @@ impl LocalCopy {
         };
         // A copy that does not fit says so by its report; the leader aborts the sync.
         if fits {
-            command(CopyCommand::Begin { sync: sync.id, kind: sync.kind, side });
-            *self = Self::Syncing { sync, side, progress: Progress::Working };
+            command(CopyCommand::Begin {
+                sync: sync.id,
+                kind: sync.kind,
+                side,
+            });
+            *self = Self::Syncing {
+                sync,
+                side,
+                progress: Progress::Working,
+            };
         }
     }
 
@@ -326,12 +369,19 @@ impl LocalCopy {
         command: &mut impl FnMut(CopyCommand),
     ) {
         match *self {
-            Self::Syncing { sync: at, side: Side::Primary, .. } if at.id == sync.id => {
+            Self::Syncing {
+                sync: at,
+                side: Side::Primary,
+                ..
+            } if at.id == sync.id => {
                 command(CopyCommand::Finish { sync: sync.id });
                 *self = Self::Running { loaded: None };
             }
             Self::Staged { sync: at, .. } if at.id == sync.id => {
-                command(CopyCommand::Commit { sync: sync.id, position });
+                command(CopyCommand::Commit {
+                    sync: sync.id,
+                    position,
+                });
                 *self = Self::Loading { sync: sync.id };
             }
             // The group counts on a staged set that is not here.
@@ -366,8 +416,15 @@ impl LocalCopy {
             Self::Staged { sync, .. } => (sync, sync.kind == SyncKind::Delta),
             _ => return,
         };
-        command(CopyCommand::Abort { sync: sync.id, resume });
-        *self = if resume { Self::Running { loaded: None } } else { Self::Ready };
+        command(CopyCommand::Abort {
+            sync: sync.id,
+            resume,
+        });
+        *self = if resume {
+            Self::Running { loaded: None }
+        } else {
+            Self::Ready
+        };
     }
 
     fn void(&mut self, command: &mut impl FnMut(CopyCommand)) {
@@ -387,12 +444,25 @@ mod tests {
     const SYNC: SyncId = SyncId(LogIndex(7));
 
     fn role(primary: NodeId, valid: &[NodeId]) -> RoleEntry {
-        let mode = if valid.len() == 2 { Mode::Protected } else { Mode::Unprotected };
-        RoleEntry { generation: Generation(2), primary, mode, valid: CopySet::of(valid) }
+        let mode = if valid.len() == 2 {
+            Mode::Protected
+        } else {
+            Mode::Unprotected
+        };
+        RoleEntry {
+            generation: Generation(2),
+            primary,
+            mode,
+            valid: CopySet::of(valid),
+        }
     }
 
     fn flight(kind: SyncKind) -> SyncInFlight {
-        SyncInFlight { id: SYNC, kind, ended: false }
+        SyncInFlight {
+            id: SYNC,
+            kind,
+            ended: false,
+        }
     }
 
     fn apply(copy: &mut LocalCopy, role: &RoleEntry, applied: &Applied) -> Vec<CopyCommand> {
@@ -412,12 +482,23 @@ mod tests {
     fn staged_backup() -> (LocalCopy, RoleEntry) {
         let role = role(OTHER, &[OTHER, ME]);
         let mut copy = LocalCopy::Running { loaded: None };
-        let commands = apply(&mut copy, &role, &Applied::SyncBegan(flight(SyncKind::Delta)));
+        let commands = apply(
+            &mut copy,
+            &role,
+            &Applied::SyncBegan(flight(SyncKind::Delta)),
+        );
         assert_eq!(
             commands,
-            [CopyCommand::Begin { sync: SYNC, kind: SyncKind::Delta, side: Side::Backup }]
+            [CopyCommand::Begin {
+                sync: SYNC,
+                kind: SyncKind::Delta,
+                side: Side::Backup
+            }]
         );
-        copy.on_event(CopyEvent::Staged { sync: SYNC, certificate: Certificate::default() });
+        copy.on_event(CopyEvent::Staged {
+            sync: SYNC,
+            certificate: Certificate::default(),
+        });
         assert!(matches!(copy, LocalCopy::Staged { .. }));
         (copy, role)
     }
@@ -426,9 +507,15 @@ mod tests {
     fn a_staged_backup_loads_when_the_sync_ends_and_not_before() {
         let (mut copy, role) = staged_backup();
         copy.on_event(CopyEvent::Failed { sync: SYNC });
-        assert!(matches!(copy, LocalCopy::Staged { .. }), "a promise is not taken back");
+        assert!(
+            matches!(copy, LocalCopy::Staged { .. }),
+            "a promise is not taken back"
+        );
         let commands = apply(&mut copy, &role, &ended(SyncKind::Delta));
-        assert!(matches!(commands[..], [CopyCommand::Commit { sync: SYNC, .. }]));
+        assert!(matches!(
+            commands[..],
+            [CopyCommand::Commit { sync: SYNC, .. }]
+        ));
         assert!(!copy.serves());
         copy.on_event(CopyEvent::Loaded { sync: SYNC });
         assert_eq!(copy, LocalCopy::Running { loaded: Some(SYNC) });
@@ -438,10 +525,16 @@ mod tests {
     fn a_staged_backup_that_becomes_primary_goes_on_with_its_own_copy() {
         let (mut copy, _) = staged_backup();
         let role = role(ME, &[ME]);
-        let applied = Applied::Role { replaced: Some(role), sync: Some(flight(SyncKind::Delta)) };
+        let applied = Applied::Role {
+            replaced: Some(role),
+            sync: Some(flight(SyncKind::Delta)),
+        };
         assert_eq!(
             apply(&mut copy, &role, &applied),
-            [CopyCommand::Abort { sync: SYNC, resume: true }]
+            [CopyCommand::Abort {
+                sync: SYNC,
+                resume: true
+            }]
         );
         assert!(copy.serves());
     }
@@ -451,7 +544,10 @@ mod tests {
         let (mut copy, old) = staged_backup();
         apply(&mut copy, &old, &ended(SyncKind::Delta));
         let role = role(ME, &[ME]);
-        let applied = Applied::Role { replaced: Some(old), sync: None };
+        let applied = Applied::Role {
+            replaced: Some(old),
+            sync: None,
+        };
         assert_eq!(apply(&mut copy, &role, &applied), []);
         assert!(!copy.serves() && copy.can_serve());
         copy.on_event(CopyEvent::Loaded { sync: SYNC });
@@ -462,7 +558,10 @@ mod tests {
     fn a_copy_that_the_role_does_not_list_is_stopped() {
         let mut copy = LocalCopy::Running { loaded: None };
         let role = role(OTHER, &[OTHER]);
-        let applied = Applied::Role { replaced: Some(role), sync: None };
+        let applied = Applied::Role {
+            replaced: Some(role),
+            sync: None,
+        };
         assert_eq!(apply(&mut copy, &role, &applied), [CopyCommand::Void]);
         copy.on_event(CopyEvent::Ready);
         assert_eq!(copy, LocalCopy::Ready);
@@ -472,17 +571,34 @@ mod tests {
     fn a_backup_without_the_staged_set_is_void_once_the_sync_ends() {
         let role = role(OTHER, &[OTHER, ME]);
         let mut copy = LocalCopy::Running { loaded: None };
-        assert_eq!(apply(&mut copy, &role, &ended(SyncKind::Delta)), [CopyCommand::Void]);
+        assert_eq!(
+            apply(&mut copy, &role, &ended(SyncKind::Delta)),
+            [CopyCommand::Void]
+        );
     }
 
     #[test]
     fn an_aborted_fill_leaves_a_copy_that_can_be_filled_again() {
         let role = role(OTHER, &[OTHER]);
         let mut copy = LocalCopy::Ready;
-        apply(&mut copy, &role, &Applied::SyncBegan(flight(SyncKind::Fill)));
+        apply(
+            &mut copy,
+            &role,
+            &Applied::SyncBegan(flight(SyncKind::Fill)),
+        );
         assert!(!copy.can_serve());
-        let commands = apply(&mut copy, &role, &Applied::SyncAborted(flight(SyncKind::Fill)));
-        assert_eq!(commands, [CopyCommand::Abort { sync: SYNC, resume: false }]);
+        let commands = apply(
+            &mut copy,
+            &role,
+            &Applied::SyncAborted(flight(SyncKind::Fill)),
+        );
+        assert_eq!(
+            commands,
+            [CopyCommand::Abort {
+                sync: SYNC,
+                resume: false
+            }]
+        );
         assert_eq!(copy, LocalCopy::Ready);
     }
 
@@ -490,15 +606,23 @@ mod tests {
     fn a_filled_copy_that_the_group_gives_up_is_stopped() {
         let role = role(OTHER, &[OTHER]);
         let mut copy = LocalCopy::Running { loaded: Some(SYNC) };
-        let given_up = SyncInFlight { ended: true, ..flight(SyncKind::Fill) };
-        assert_eq!(apply(&mut copy, &role, &Applied::SyncAborted(given_up)), [CopyCommand::Void]);
+        let given_up = SyncInFlight {
+            ended: true,
+            ..flight(SyncKind::Fill)
+        };
+        assert_eq!(
+            apply(&mut copy, &role, &Applied::SyncAborted(given_up)),
+            [CopyCommand::Void]
+        );
     }
 
     #[test]
     fn events_of_another_sync_change_nothing() {
         let (mut copy, _) = staged_backup();
         let before = copy;
-        copy.on_event(CopyEvent::Loaded { sync: SyncId(LogIndex(3)) });
+        copy.on_event(CopyEvent::Loaded {
+            sync: SyncId(LogIndex(3)),
+        });
         copy.on_event(CopyEvent::Booted);
         assert_eq!(copy, before);
         copy.on_event(CopyEvent::Lost);

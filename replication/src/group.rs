@@ -102,26 +102,41 @@ impl GroupState {
                 if generation != self.generation() || self.sync.is_some() || self.role.is_none() {
                     return Applied::Ignored;
                 }
-                let sync = SyncInFlight { id: SyncId(index), kind, ended: false };
+                let sync = SyncInFlight {
+                    id: SyncId(index),
+                    kind,
+                    ended: false,
+                };
                 self.sync = Some(sync);
                 Applied::SyncBegan(sync)
             }
-            LogEntry::SyncEnd { generation, sync, position, certificate } => {
-                match self.in_flight(generation, sync) {
-                    Some(found) if !found.ended && position.index <= sync.0 => {
-                        self.last_end = Some((sync, position));
-                        self.sync = (found.kind == SyncKind::Fill)
-                            .then_some(SyncInFlight { ended: true, ..found });
-                        Applied::SyncEnded { sync: found, position, certificate }
+            LogEntry::SyncEnd {
+                generation,
+                sync,
+                position,
+                certificate,
+            } => match self.in_flight(generation, sync) {
+                Some(found) if !found.ended && position.index <= sync.0 => {
+                    self.last_end = Some((sync, position));
+                    self.sync = (found.kind == SyncKind::Fill).then_some(SyncInFlight {
+                        ended: true,
+                        ..found
+                    });
+                    Applied::SyncEnded {
+                        sync: found,
+                        position,
+                        certificate,
                     }
-                    _ => Applied::Ignored,
                 }
-            }
+                _ => Applied::Ignored,
+            },
             LogEntry::SyncAbort { generation, sync } => {
                 if self.in_flight(generation, sync).is_none() {
                     return Applied::Ignored;
                 }
-                self.sync.take().map_or(Applied::Ignored, Applied::SyncAborted)
+                self.sync
+                    .take()
+                    .map_or(Applied::Ignored, Applied::SyncAborted)
             }
         }
     }
@@ -131,11 +146,15 @@ impl GroupState {
             return Applied::Ignored;
         }
         let replaced = self.role.replace(role);
-        Applied::Role { replaced, sync: self.sync.take() }
+        Applied::Role {
+            replaced,
+            sync: self.sync.take(),
+        }
     }
 
     fn in_flight(&self, generation: Generation, sync: SyncId) -> Option<SyncInFlight> {
-        self.sync.filter(|found| found.id == sync && generation == self.generation())
+        self.sync
+            .filter(|found| found.id == sync && generation == self.generation())
     }
 
     /// The state's bytes, for a Raft snapshot.
@@ -143,8 +162,13 @@ impl GroupState {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         out.put_u8(SNAPSHOT_VERSION);
-        let role = self.role.map_or_else(Bytes::new, |role| LogEntry::Role(role).encode());
-        #[expect(clippy::cast_possible_truncation, reason = "a role entry has under 40 bytes")]
+        let role = self
+            .role
+            .map_or_else(Bytes::new, |role| LogEntry::Role(role).encode());
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a role entry has under 40 bytes"
+        )]
         out.put_u8(role.len() as u8);
         out.put_slice(&role);
         match self.sync {
@@ -184,7 +208,9 @@ impl GroupState {
         }
         let role = bytes.split_to(role_length);
         if !role.is_empty() {
-            let LogEntry::Role(role) = LogEntry::decode(&role).ok()? else { return None };
+            let LogEntry::Role(role) = LogEntry::decode(&role).ok()? else {
+                return None;
+            };
             state.role = Some(role);
         }
         let kind = match bytes.try_get_u8().ok()? {
@@ -233,7 +259,10 @@ mod tests {
     }
 
     fn begin(generation: u64, kind: SyncKind) -> LogEntry {
-        LogEntry::SyncBegin { generation: Generation(generation), kind }
+        LogEntry::SyncBegin {
+            generation: Generation(generation),
+            kind,
+        }
     }
 
     fn end(generation: u64, sync: u64) -> LogEntry {
@@ -249,7 +278,10 @@ mod tests {
     fn a_role_that_is_not_the_next_generation_is_ignored() {
         let mut state = GroupState::default();
         assert_eq!(state.apply(LogIndex(1), &role(2, 1)), Applied::Ignored);
-        assert!(matches!(state.apply(LogIndex(2), &role(1, 1)), Applied::Role { .. }));
+        assert!(matches!(
+            state.apply(LogIndex(2), &role(1, 1)),
+            Applied::Role { .. }
+        ));
         assert_eq!(state.apply(LogIndex(3), &role(1, 2)), Applied::Ignored);
         assert_eq!(state.role().map(|role| role.primary), Some(NodeId(1)));
     }
@@ -257,13 +289,25 @@ mod tests {
     #[test]
     fn one_sync_is_in_flight_and_only_its_own_end_ends_it() {
         let mut state = GroupState::default();
-        assert_eq!(state.apply(LogIndex(1), &begin(0, SyncKind::Delta)), Applied::Ignored);
+        assert_eq!(
+            state.apply(LogIndex(1), &begin(0, SyncKind::Delta)),
+            Applied::Ignored
+        );
         state.apply(LogIndex(1), &role(1, 1));
-        assert!(matches!(state.apply(LogIndex(2), &begin(1, SyncKind::Delta)), Applied::SyncBegan(_)));
-        assert_eq!(state.apply(LogIndex(3), &begin(1, SyncKind::Delta)), Applied::Ignored);
+        assert!(matches!(
+            state.apply(LogIndex(2), &begin(1, SyncKind::Delta)),
+            Applied::SyncBegan(_)
+        ));
+        assert_eq!(
+            state.apply(LogIndex(3), &begin(1, SyncKind::Delta)),
+            Applied::Ignored
+        );
         assert_eq!(state.apply(LogIndex(4), &end(1, 3)), Applied::Ignored);
         assert_eq!(state.apply(LogIndex(5), &end(0, 2)), Applied::Ignored);
-        assert!(matches!(state.apply(LogIndex(6), &end(1, 2)), Applied::SyncEnded { .. }));
+        assert!(matches!(
+            state.apply(LogIndex(6), &end(1, 2)),
+            Applied::SyncEnded { .. }
+        ));
         assert_eq!(state.apply(LogIndex(7), &end(1, 2)), Applied::Ignored);
     }
 
@@ -272,7 +316,10 @@ mod tests {
         let mut state = GroupState::default();
         state.apply(LogIndex(1), &role(1, 1));
         state.apply(LogIndex(2), &begin(1, SyncKind::Delta));
-        let Applied::Role { sync: Some(sync), .. } = state.apply(LogIndex(3), &role(2, 2)) else {
+        let Applied::Role {
+            sync: Some(sync), ..
+        } = state.apply(LogIndex(3), &role(2, 2))
+        else {
             panic!("role ignored");
         };
         assert_eq!(sync.id, SyncId(LogIndex(2)));
@@ -285,10 +332,19 @@ mod tests {
         let mut state = GroupState::default();
         state.apply(LogIndex(1), &role(1, 1));
         state.apply(LogIndex(2), &begin(1, SyncKind::Fill));
-        assert!(matches!(state.apply(LogIndex(3), &end(1, 2)), Applied::SyncEnded { .. }));
+        assert!(matches!(
+            state.apply(LogIndex(3), &end(1, 2)),
+            Applied::SyncEnded { .. }
+        ));
         assert!(state.sync().is_some_and(|sync| sync.ended));
-        assert_eq!(state.apply(LogIndex(4), &begin(1, SyncKind::Fill)), Applied::Ignored);
-        assert!(matches!(state.apply(LogIndex(5), &role(2, 1)), Applied::Role { sync: Some(_), .. }));
+        assert_eq!(
+            state.apply(LogIndex(4), &begin(1, SyncKind::Fill)),
+            Applied::Ignored
+        );
+        assert!(matches!(
+            state.apply(LogIndex(5), &role(2, 1)),
+            Applied::Role { sync: Some(_), .. }
+        ));
         assert!(state.sync().is_none());
     }
 

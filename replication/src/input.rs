@@ -94,11 +94,19 @@ impl InputCursor {
 
     /// Reads the entry at the cursor and skips to its packet. False if there is no input in it.
     fn open(&mut self, entry: &impl Fn(LogIndex) -> Option<Bytes>) -> bool {
-        let Some(bytes) = entry(self.position.index) else { return false };
-        let Ok(LogEntry::Input(burst)) = LogEntry::decode(&bytes) else { return false };
+        let Some(bytes) = entry(self.position.index) else {
+            return false;
+        };
+        let Ok(LogEntry::Input(burst)) = LogEntry::decode(&bytes) else {
+            return false;
+        };
         let skip = self.position.packet as usize;
         self.offset = BURST_HEADER
-            + burst.iter().take(skip).map(|packet| LENGTH_BYTES + packet.len()).sum::<usize>();
+            + burst
+                .iter()
+                .take(skip)
+                .map(|packet| LENGTH_BYTES + packet.len())
+                .sum::<usize>();
         self.burst = Some(burst);
         true
     }
@@ -126,7 +134,10 @@ mod tests {
             }
             builder.finish().expect("not empty").encoded().clone()
         };
-        let begin = LogEntry::SyncBegin { generation: Generation(1), kind: SyncKind::Delta };
+        let begin = LogEntry::SyncBegin {
+            generation: Generation(1),
+            kind: SyncKind::Delta,
+        };
         BTreeMap::from([
             (LogIndex(2), burst(&[1, 2, 3])),
             (LogIndex(3), begin.encode()),
@@ -155,7 +166,13 @@ mod tests {
     fn packets_come_in_log_order_and_wait_for_room() {
         let mut cursor = InputCursor::default();
         assert_eq!(run(&mut cursor, 9, 2), [1, 2]);
-        assert_eq!(cursor.position(), Position { index: LogIndex(2), packet: 2 });
+        assert_eq!(
+            cursor.position(),
+            Position {
+                index: LogIndex(2),
+                packet: 2
+            }
+        );
         assert_eq!(run(&mut cursor, 9, 9), [3, 4]);
         assert!(cursor.is_drained(LogIndex(9)));
         assert_eq!(run(&mut cursor, 9, 9), []);
@@ -176,9 +193,15 @@ mod tests {
     fn a_copy_goes_on_where_the_other_stood() {
         let mut cursor = InputCursor::default();
         run(&mut cursor, 9, 9);
-        cursor.seek(Position { index: LogIndex(2), packet: 1 });
+        cursor.seek(Position {
+            index: LogIndex(2),
+            packet: 1,
+        });
         assert_eq!(run(&mut cursor, 9, 9), [2, 3, 4]);
-        cursor.seek(Position { index: LogIndex(2), packet: 3 });
+        cursor.seek(Position {
+            index: LogIndex(2),
+            packet: 3,
+        });
         assert_eq!(run(&mut cursor, 9, 9), [4]);
     }
 }

@@ -55,7 +55,11 @@ impl Lease {
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.rounds.push_back(Round { number, sent: now, acknowledged: Vec::new() });
+        self.rounds.push_back(Round {
+            number,
+            sent: now,
+            acknowledged: Vec::new(),
+        });
         number
     }
 

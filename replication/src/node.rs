@@ -107,7 +107,7 @@ impl Node {
                 (LogStorage::new(&members), None)
             }
             Durability::Disk => {
-                let (log, recovered) = DurableLog::open(&state_dir.join("log"), owner)?;
+                let (log, recovered) = DurableLog::open(state_dir, owner)?;
                 core.is_restarted = recovered.hard_state.term > 0;
                 let storage = LogStorage::restore(&members, &recovered)?;
                 (storage, Some(DurableWriter::start(log)?))
@@ -273,7 +273,8 @@ impl Node {
                     self.unsubmitted.push(*request);
                     break;
                 }
-                Err(SubmitError::Stopped(_)) => break,
+                // The error itself came out of `completed`; nothing is acknowledged any more.
+                Err(SubmitError::Stopped(_)) => return,
             }
         }
         self.unsubmitted.extend(waiting);

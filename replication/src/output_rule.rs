@@ -39,7 +39,9 @@ pub fn policy(
     sync: Option<&SyncInFlight>,
     closed: bool,
 ) -> OutputPolicy {
-    let Some(role) = role else { return OutputPolicy::Hold };
+    let Some(role) = role else {
+        return OutputPolicy::Hold;
+    };
     let filling = sync.is_some_and(|sync| sync.kind == SyncKind::Fill);
     match role.mode {
         Mode::Unprotected if role.primary == own && !(filling && closed) => OutputPolicy::Pass,
@@ -254,14 +256,30 @@ mod tests {
             mode,
             valid: CopySet::of(&[me]),
         };
-        let fill = SyncInFlight { id: sync(3), kind: SyncKind::Fill, ended: false };
+        let fill = SyncInFlight {
+            id: sync(3),
+            kind: SyncKind::Fill,
+            ended: false,
+        };
         let unprotected = role(Mode::Unprotected, me);
         assert_eq!(policy(me, None, None, false), OutputPolicy::Hold);
-        assert_eq!(policy(me, Some(&unprotected), None, false), OutputPolicy::Pass);
-        assert_eq!(policy(me, Some(&unprotected), Some(&fill), false), OutputPolicy::Pass);
-        assert_eq!(policy(me, Some(&unprotected), Some(&fill), true), OutputPolicy::Hold);
+        assert_eq!(
+            policy(me, Some(&unprotected), None, false),
+            OutputPolicy::Pass
+        );
+        assert_eq!(
+            policy(me, Some(&unprotected), Some(&fill), false),
+            OutputPolicy::Pass
+        );
+        assert_eq!(
+            policy(me, Some(&unprotected), Some(&fill), true),
+            OutputPolicy::Hold
+        );
         let protected = role(Mode::Protected, me);
-        assert_eq!(policy(me, Some(&protected), None, false), OutputPolicy::Hold);
+        assert_eq!(
+            policy(me, Some(&protected), None, false),
+            OutputPolicy::Hold
+        );
         let other = role(Mode::Unprotected, NodeId(2));
         assert_eq!(policy(me, Some(&other), None, false), OutputPolicy::Hold);
     }

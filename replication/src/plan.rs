@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use plover_types::{
-    CopySet, LogEntry, Mode, NodeId, RoleEntry, SyncId, SyncKind,
-};
+use plover_types::{CopySet, LogEntry, Mode, NodeId, RoleEntry, SyncId, SyncKind};
 
 use crate::epoch::{LocalCopy, Progress};
 use crate::group::{GroupState, SyncInFlight};
@@ -78,18 +76,23 @@ pub enum Plan {
 /// proposal of its own in the log.
 #[must_use]
 pub fn plan(view: &View<'_>) -> Plan {
-    let Some(role) = view.group.role() else { return first_role(view) };
+    let Some(role) = view.group.role() else {
+        return first_role(view);
+    };
     if role.primary != view.own {
         return take_over_or_hand_over(view, role);
     }
     if !view.copy.can_serve() {
         return hand_over(view, role);
     }
-    let Some(backup) = view.peers.iter().find(|peer| peer.is_replica) else { return Plan::Wait };
-    if role.mode == Mode::Protected && backup_is_lost(view, role, backup) {
-        if view.on_backup_loss == OnBackupLoss::Continue {
-            return propose_role(view, Mode::Unprotected, &[view.own]);
-        }
+    let Some(backup) = view.peers.iter().find(|peer| peer.is_replica) else {
+        return Plan::Wait;
+    };
+    if role.mode == Mode::Protected
+        && view.on_backup_loss == OnBackupLoss::Continue
+        && backup_is_lost(view, role, backup)
+    {
+        return propose_role(view, Mode::Unprotected, &[view.own]);
     }
     match view.group.sync() {
         None => begin(view, role, backup),
@@ -103,7 +106,9 @@ fn first_role(view: &View<'_>) -> Plan {
     if *view.copy == LocalCopy::Ready {
         return propose_role(view, Mode::Unprotected, &[view.own]);
     }
-    find_peer(view, |peer, report| peer.is_replica && report.copy == CopyState::Ready)
+    find_peer(view, |peer, report| {
+        peer.is_replica && report.copy == CopyState::Ready
+    })
 }
 
 fn take_over_or_hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
@@ -118,7 +123,9 @@ fn hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
     let can = |peer: &Peer<'_>, report: &CopyReport| {
         role.valid.contains(peer.id) && peer.id != view.own && serves(report.copy)
     };
-    match find_peer(view, |peer, report| peer.id == role.primary && can(peer, report)) {
+    match find_peer(view, |peer, report| {
+        peer.id == role.primary && can(peer, report)
+    }) {
         Plan::Wait => find_peer(view, can),
         found => found,
     }
@@ -146,14 +153,20 @@ fn serves(copy: CopyState) -> bool {
 }
 
 fn backup_is_lost(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> bool {
-    let Some(report) = backup.report else { return true };
-    let gave_up = matches!(report.copy, CopyState::None | CopyState::Ready | CopyState::Void);
-    (report.generation == role.generation && gave_up)
-        || view.aborted_in_a_row >= view.aborted_max
+    let Some(report) = backup.report else {
+        return true;
+    };
+    let gave_up = matches!(
+        report.copy,
+        CopyState::None | CopyState::Ready | CopyState::Void
+    );
+    (report.generation == role.generation && gave_up) || view.aborted_in_a_row >= view.aborted_max
 }
 
 fn begin(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> Plan {
-    let Some(report) = backup.report else { return Plan::Wait };
+    let Some(report) = backup.report else {
+        return Plan::Wait;
+    };
     if report.generation != role.generation || !matches!(view.copy, LocalCopy::Running { .. }) {
         return Plan::Wait;
     }
@@ -165,21 +178,36 @@ fn begin(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> Plan {
         (_, CopyState::Ready) if view.fill_allowed => SyncKind::Fill,
         _ => return Plan::Wait,
     };
-    Plan::Propose(LogEntry::SyncBegin { generation: role.generation, kind })
+    Plan::Propose(LogEntry::SyncBegin {
+        generation: role.generation,
+        kind,
+    })
 }
 
 fn end_or_abort(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan {
-    let LocalCopy::Syncing { sync: at, progress, .. } = view.copy else {
+    let LocalCopy::Syncing {
+        sync: at, progress, ..
+    } = view.copy
+    else {
         return abort(view, sync.id);
     };
     if at.id != sync.id || *progress == Progress::Failed || view.sync_age > view.sync_timeout {
         return abort(view, sync.id);
     }
-    let Some(report) = backup.report else { return Plan::Wait };
+    let Some(report) = backup.report else {
+        return Plan::Wait;
+    };
     match (report.copy, progress) {
-        (CopyState::Staged { sync: staged, certificate: theirs }, Progress::CopiedOut { certificate, position })
-            if staged == sync.id =>
-        {
+        (
+            CopyState::Staged {
+                sync: staged,
+                certificate: theirs,
+            },
+            Progress::CopiedOut {
+                certificate,
+                position,
+            },
+        ) if staged == sync.id => {
             if theirs != *certificate {
                 return abort(view, sync.id);
             }
@@ -206,7 +234,9 @@ fn finish_fill(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan 
     if view.sync_age > view.sync_timeout {
         return abort(view, sync.id);
     }
-    let Some(report) = backup.report else { return abort(view, sync.id) };
+    let Some(report) = backup.report else {
+        return abort(view, sync.id);
+    };
     match report.copy {
         CopyState::Loaded { sync: loaded } if loaded == sync.id => {
             propose_role(view, Mode::Protected, &[view.own, backup.id])
@@ -219,7 +249,10 @@ fn finish_fill(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan 
 }
 
 fn abort(view: &View<'_>, sync: SyncId) -> Plan {
-    Plan::Propose(LogEntry::SyncAbort { generation: view.group.generation(), sync })
+    Plan::Propose(LogEntry::SyncAbort {
+        generation: view.group.generation(),
+        sync,
+    })
 }
 
 fn propose_role(view: &View<'_>, mode: Mode, valid: &[NodeId]) -> Plan {

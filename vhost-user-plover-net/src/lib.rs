@@ -9,7 +9,11 @@ mod event_fd;
 mod guest_nic;
 pub mod limits;
 mod metrics;
+pub mod path;
+pub mod poll;
+pub mod record;
 pub mod ring;
+pub mod status;
 
 #[cfg(test)]
 mod test_driver;
@@ -20,6 +24,7 @@ pub use control::{
     channel,
 };
 pub use error::{Refusal, ServerError};
-pub use event_fd::EventFdError;
+pub use event_fd::{EventFd, EventFdError};
 pub use guest_nic::{Delivery, FaultReport, GuestNic, NicState};
 pub use metrics::{ControlCounters, Counter, NicCounters};
+pub use ring::WrittenPages;

@@ -70,3 +70,30 @@ const _: () = assert!(LOG_PAGE_BYTES.is_power_of_two());
 const _: () = assert!(GUEST_ADDRESS_END_MAX.is_multiple_of(LOG_PAGE_BYTES * WORD_PAGES));
 // The bitmap is shared byte by byte and written word by word: the two agree on this only.
 const _: () = assert!(cfg!(target_endian = "little"));
+
+/// Addresses of the guest that are announced after a takeover: enough for a server with a few of
+/// each family. The others are refreshed by the guest's own traffic.
+pub const LEARNED_ADDRESSES_MAX: usize = 8;
+
+/// Log entries that are committed and not yet delivered; beyond it `admit` drops. At a burst of 32
+/// packets each this is what a guest can miss while it is paused for a long sync at full load.
+pub const UNDELIVERED_ENTRIES_MAX: u64 = 4096;
+
+/// Bursts taken from each port in one turn, so that no step starves the others.
+pub const BURSTS_PER_TURN: usize = 4;
+
+/// How long the guest's rings must rest before its copy counts as idle.
+pub const IDLE_RINGS: Duration = Duration::from_micros(500);
+
+/// How long the rings must rest for a copy to count as quiet before its pause.
+pub const QUIET_RINGS: Duration = Duration::from_micros(200);
+
+/// A protected guest that sends nothing is synced this often all the same: the log is compacted,
+/// and the next difference stays small.
+pub const IDLE_SYNC_INTERVAL: Duration = Duration::from_millis(1000);
+
+/// How often the uplink's link state is looked at.
+pub const LINK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long an idle core spins before it sleeps (adaptive polling).
+pub const SPIN: Duration = Duration::from_micros(20);

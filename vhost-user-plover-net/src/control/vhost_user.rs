@@ -27,12 +27,14 @@ use crate::event_fd::EventFd;
 use crate::guest_nic::{FaultReport, GuestNic};
 use crate::limits::{ACCEPT_RETRY_MS, FAULT_REPORTS};
 use crate::metrics::ControlCounters;
-use crate::ring::VmmMemory;
+use crate::ring::{VmmMemory, WrittenPages};
 
 /// What a card is made with.
 pub struct NicConfig {
     /// Told of every memory table, on the control thread.
     pub on_memory: MemoryListener,
+    /// The log of our own writes, if its reader was given it before there is a memory table.
+    pub written_pages: Option<Arc<WrittenPages>>,
 }
 
 /// The control thread's end of a card.
@@ -48,7 +50,7 @@ pub fn channel(config: NicConfig) -> io::Result<(ControlSide, GuestNic)> {
     let station = Station {
         caller,
         listener: config.on_memory,
-        written: None,
+        written: config.written_pages,
     };
     Ok((
         ControlSide { station, faults },

@@ -57,7 +57,8 @@ impl Learned {
             }
             // IPv6: the source at 22. Only unicast is a place.
             Some([0x86, 0xdd]) => {
-                if let Some(source) = frame.get(22..38).and_then(|slice| slice.try_into().ok())
+                let source = frame.get(22..38).and_then(|slice| <[u8; 16]>::try_from(slice).ok());
+                if let Some(source) = source
                     && source != [0; 16]
                     && source[0] != 0xff
                 {

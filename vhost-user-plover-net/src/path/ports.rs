@@ -42,12 +42,12 @@ impl NodePort {
         if self.sending.is_full() {
             self.flush();
         }
-        match self.pool.alloc() {
-            Ok(mut mbuf) if mbuf.write(parts).is_ok() => {
-                if self.sending.push(mbuf).is_err() {
-                    self.lost += 1;
-                }
-            }
+        let filled = self.pool.alloc().ok().and_then(|mut mbuf| {
+            mbuf.write(parts).ok()?;
+            Some(mbuf)
+        });
+        match filled.map(|mbuf| self.sending.push(mbuf)) {
+            Some(Ok(())) => {}
             _ => self.lost += 1,
         }
     }

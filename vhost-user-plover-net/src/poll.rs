@@ -1,0 +1,615 @@
+//! The poll core: one thread that owns ports, rings, log and held output, and takes the steps of
+//! a packet's path in order, again and again. Nothing of ours on it blocks, locks, logs, or
+//! allocates per packet.
+//!
+//! Other threads reach it by [`PollCommand`]s, which it takes between bursts; it answers with
+//! [`PollEvent`]s. What VMM and hasher are to do it passes on as such events, too.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use dpdk_config::Mbuf;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use plover_types::{Mode, PacketBurst, PacketBurstBuilder, Position, SyncId};
+use replication::core::{Action, Event, Notice};
+use replication::epoch::{CopyCommand, CopyEvent, LocalCopy, Side};
+use replication::node::Node;
+use replication::output_rule::HoldQueue;
+
+use crate::event_fd::EventFd;
+use crate::guest_nic::{Delivery, GuestNic};
+use crate::limits::{
+    BURSTS_PER_TURN, IDLE_RINGS, IDLE_SYNC_INTERVAL, LINK_CHECK_INTERVAL, QUIET_RINGS, SPIN,
+    UNDELIVERED_ENTRIES_MAX,
+};
+use crate::path::admit::{self, Refused};
+use crate::path::announce::{Learned, SEND_AFTER};
+use crate::path::ports::NodePort;
+use crate::record::DeliveryRecord;
+use crate::status::{PathCounters, Status};
+
+/// How the core behaves.
+#[derive(Clone, Debug)]
+pub struct PollConfig {
+    /// Never sleep.
+    pub is_busy: bool,
+    /// Longest sleep when there is nothing to do.
+    pub idle_sleep: Duration,
+    /// The guest's MAC address.
+    pub guest_mac: [u8; 6],
+    /// Shortest time between two syncs.
+    pub sync_interval_min: Duration,
+    /// Longest time that output waits for a sync to start.
+    pub sync_interval_max: Duration,
+    /// Packets held at most; the guest's transmit ring waits beyond.
+    pub held_packets_max: usize,
+    /// Bytes held at most.
+    pub held_bytes_max: usize,
+    /// Debugging: false keeps input from a copy that is not the primary's.
+    pub deliver_to_backup: bool,
+}
+
+/// What other threads ask of the core.
+#[derive(Debug)]
+pub enum PollCommand {
+    /// Answer `Quiet` when the copy has taken its input and its rings rest, or after this long.
+    Quiesce {
+        /// The sync.
+        sync: SyncId,
+        /// Answer at the latest then.
+        longest: Duration,
+    },
+    /// The VM is paused: take what its transmit ring offers, then leave guest memory alone.
+    /// Answer: `Frozen`.
+    Freeze {
+        /// The sync.
+        sync: SyncId,
+        /// On the primary, what was sent so far belongs to the epoch that the sync closes.
+        side: Side,
+    },
+    /// The VM goes on: so do its rings and its input.
+    Thaw,
+    /// The copy was replaced: go on at `position`, forget its output, read its rings afresh once
+    /// thawed. Answer: `Replaced`.
+    Replace {
+        /// Where to go on.
+        position: Position,
+    },
+    /// The copy is void: leave guest memory alone, forget its output.
+    Stop,
+    /// For the core of the group.
+    Copy(CopyEvent),
+    /// Whether the vCPUs rest.
+    VcpusIdle(bool),
+    /// Send the status here.
+    Status(Sender<Box<Status>>),
+}
+
+/// What the core tells other threads, with the time at which it happened.
+#[derive(Debug)]
+pub enum PollEvent {
+    /// For the driver of VMM and hasher.
+    Command(CopyCommand),
+    /// The copy is as quiet as it gets.
+    Quiet(SyncId),
+    /// Guest memory is left alone.
+    Frozen {
+        /// The sync.
+        sync: SyncId,
+        /// Delivered so far.
+        position: Position,
+        /// Packets held.
+        held: usize,
+    },
+    /// Delivery goes on elsewhere.
+    Replaced {
+        /// False if the log does not reach back to that position.
+        found: bool,
+        /// Packets of the copy's own output that were forgotten.
+        discarded: usize,
+    },
+    /// Something to tell the operator.
+    Note(Notice),
+    /// The uplink is open, or shut.
+    Serving(bool),
+    /// The first packet left since the uplink opened.
+    FirstRelease,
+    /// The disk failed.
+    DiskFailed(String),
+}
+
+/// What a core is made of.
+pub struct PollSetup {
+    /// The node.
+    pub node: Node,
+    /// The port to the peers.
+    pub replication: NodePort,
+    /// The port to the clients; none on the witness.
+    pub uplink: Option<NodePort>,
+    /// The guest's card; none on the witness.
+    pub nic: Option<GuestNic>,
+    /// How to behave.
+    pub config: PollConfig,
+    /// From other threads.
+    pub commands: Receiver<PollCommand>,
+    /// To other threads.
+    pub events: Sender<(Instant, PollEvent)>,
+    /// Rung for each event.
+    pub bell: Arc<EventFd>,
+    /// Debugging: each delivered packet is written here.
+    pub record: Option<DeliveryRecord>,
+}
+
+/// The poll core.
+pub struct PollCore {
+    node: Node,
+    replication: NodePort,
+    uplink: Option<NodePort>,
+    nic: Option<GuestNic>,
+    config: PollConfig,
+    commands: Receiver<PollCommand>,
+    events: Sender<(Instant, PollEvent)>,
+    bell: Arc<EventFd>,
+    record: Option<DeliveryRecord>,
+    burst: PacketBurstBuilder,
+    /// Admitted, and refused by the log for the moment.
+    admitted: Option<PacketBurst>,
+    hold: HoldQueue<Mbuf>,
+    learned: Learned,
+    todo: Vec<Action>,
+    is_frozen: bool,
+    vcpus_idle: bool,
+    guest_was_up: bool,
+    quiet: Option<(SyncId, Duration)>,
+    last_ring_activity: Duration,
+    last_sync: Duration,
+    last_link_check: Duration,
+    uplink_up: bool,
+    was_serving: bool,
+    has_released: bool,
+    announce: VecDeque<Duration>,
+    counters: PathCounters,
+}
+
+impl PollCore {
+    /// A core, ready to run.
+    #[must_use]
+    pub fn new(setup: PollSetup) -> Self {
+        Self {
+            node: setup.node,
+            replication: setup.replication,
+            uplink: setup.uplink,
+            nic: setup.nic,
+            config: setup.config,
+            commands: setup.commands,
+            events: setup.events,
+            bell: setup.bell,
+            record: setup.record,
+            burst: PacketBurstBuilder::new(),
+            admitted: None,
+            hold: HoldQueue::default(),
+            learned: Learned::default(),
+            todo: Vec::new(),
+            is_frozen: false,
+            vcpus_idle: false,
+            guest_was_up: false,
+            quiet: None,
+            last_ring_activity: Duration::ZERO,
+            last_sync: Duration::ZERO,
+            last_link_check: Duration::ZERO,
+            uplink_up: false,
+            was_serving: false,
+            has_released: false,
+            announce: VecDeque::new(),
+            counters: PathCounters::default(),
+        }
+    }
+
+    /// Runs until `stop` is set or nobody can send commands any more.
+    pub fn run(mut self, stop: &AtomicBool) {
+        let mut last_work = Duration::ZERO;
+        while !stop.load(Ordering::Relaxed) {
+            let now = self.node.now();
+            let Some(work) = self.turn(now) else { break };
+            if work > 0 {
+                last_work = now;
+            } else if !self.config.is_busy && now > last_work + SPIN {
+                self.sleep();
+            }
+        }
+    }
+
+    /// One turn: the steps of the path in order. Returns how much there was to do, or nothing
+    /// once the other threads are gone.
+    fn turn(&mut self, now: Duration) -> Option<usize> {
+        let mut work = self.take_commands(now)?;
+        work += self.hear_peers(now);
+        work += self.nic_rx(now);
+        work += self.propose(now);
+        work += self.act(now);
+        work += self.deliver(now);
+        work += self.guest_tx(now);
+        work += self.release(now);
+        self.watch(now);
+        Some(work)
+    }
+
+    fn take_commands(&mut self, now: Duration) -> Option<usize> {
+        if let Some(nic) = &mut self.nic {
+            nic.take_commands();
+        }
+        let mut count = 0;
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.obey(now, command),
+                Err(TryRecvError::Empty) => return Some(count),
+                Err(TryRecvError::Disconnected) => return None,
+            }
+            count += 1;
+        }
+    }
+
+    fn obey(&mut self, now: Duration, command: PollCommand) {
+        match command {
+            PollCommand::Quiesce { sync, longest } => self.quiet = Some((sync, now + longest)),
+            PollCommand::Freeze { sync, side } => self.freeze(now, sync, side),
+            PollCommand::Thaw => self.thaw(),
+            PollCommand::Replace { position } => self.replace(position),
+            PollCommand::Stop => {
+                self.leave_guest_alone();
+                self.counters.discarded += self.hold.discard() as u64;
+            }
+            PollCommand::Copy(event) => self.node.core_mut().step(now, Event::Copy(event)),
+            PollCommand::VcpusIdle(idle) => self.vcpus_idle = idle,
+            PollCommand::Status(reply) => {
+                // Nobody waiting for it any more is no concern of the core's.
+                let _ = reply.try_send(Box::new(self.status(now)));
+            }
+        }
+    }
+
+    fn freeze(&mut self, now: Duration, sync: SyncId, side: Side) {
+        self.take_from_guest(now);
+        self.leave_guest_alone();
+        if side == Side::Primary {
+            self.hold.close(sync);
+        }
+        let position = self.node.core().position();
+        self.tell(PollEvent::Frozen { sync, position, held: self.hold.held() });
+    }
+
+    fn leave_guest_alone(&mut self) {
+        self.is_frozen = true;
+        self.quiet = None;
+        if let Some(nic) = &mut self.nic {
+            nic.freeze();
+        }
+        if let Some(record) = &mut self.record {
+            record.flush();
+        }
+    }
+
+    fn thaw(&mut self) {
+        self.is_frozen = false;
+        self.quiet = None;
+        self.node.core_mut().lift_barrier();
+        if let Some(nic) = &mut self.nic {
+            nic.thaw();
+        }
+    }
+
+    fn replace(&mut self, position: Position) {
+        let found = self.node.core_mut().seek(position);
+        let discarded = self.hold.discard();
+        self.counters.discarded += discarded as u64;
+        if let Some(nic) = &mut self.nic {
+            nic.resync();
+        }
+        self.tell(PollEvent::Replaced { found, discarded });
+    }
+
+    /// Step 4: what the peers say.
+    fn hear_peers(&mut self, now: Duration) -> usize {
+        let mut count = 0;
+        for _ in 0..BURSTS_PER_TURN {
+            let node = &mut self.node;
+            let received = self.replication.receive(|frame| {
+                node.receive_frame(now, frame);
+            });
+            count += received;
+            if received == 0 {
+                break;
+            }
+        }
+        if let Err(error) = self.node.poll(now) {
+            self.tell(PollEvent::DiskFailed(error.to_string()));
+        }
+        count
+    }
+
+    /// Steps 1 and 2: a burst from the uplink; what is not for the guest, or beyond the bounds, is
+    /// dropped here by counter and never later.
+    fn nic_rx(&mut self, now: Duration) -> usize {
+        let Some(uplink) = &mut self.uplink else { return 0 };
+        if self.admitted.is_some() {
+            return 0;
+        }
+        let core = self.node.core();
+        let may_propose = core.may_propose();
+        let backlog = core.applied().0.saturating_sub(core.position().index.0);
+        let has_room = backlog < UNDELIVERED_ENTRIES_MAX && self.guest_was_up;
+        let (burst, counters, mac) =
+            (&mut self.burst, &mut self.counters, self.config.guest_mac);
+        let _ = now;
+        uplink.receive(|frame| {
+            counters.received += 1;
+            match admit::check(frame, mac) {
+                Err(Refused::Length) => counters.dropped_length += 1,
+                Err(Refused::NotForGuest | Refused::FromGuest) => counters.dropped_foreign += 1,
+                Ok(()) if !may_propose => counters.dropped_not_primary += 1,
+                Ok(()) if !has_room => counters.dropped_no_room += 1,
+                Ok(()) => {
+                    if burst.push(frame) {
+                        counters.admitted += 1;
+                    } else {
+                        counters.dropped_length += 1;
+                    }
+                }
+            }
+        })
+    }
+
+    /// Step 3: one log entry for the burst. A burst that the log refuses for the moment waits; one
+    /// that was admitted by a node which is no longer primary goes with its role.
+    fn propose(&mut self, now: Duration) -> usize {
+        let Some(burst) = self.admitted.take().or_else(|| self.burst.finish()) else { return 0 };
+        let packets = burst.len();
+        match self.node.core_mut().propose(now, burst) {
+            Ok(()) => {
+                self.counters.proposed += packets as u64;
+                packets
+            }
+            Err(burst) if self.node.core().is_serving() => {
+                self.admitted = Some(burst);
+                0
+            }
+            Err(_) => {
+                self.counters.dropped_role_lost += packets as u64;
+                0
+            }
+        }
+    }
+
+    /// Does what the core of the group asks.
+    fn act(&mut self, now: Duration) -> usize {
+        let (replication, todo) = (&mut self.replication, &mut self.todo);
+        let count = self.node.drain(
+            |header, payload| replication.send(&[&header[..], payload]),
+            |action| todo.push(action),
+        );
+        self.replication.flush();
+        for action in std::mem::take(&mut self.todo).drain(..) {
+            match action {
+                Action::EndEpoch(sync) => {
+                    self.hold.end(sync);
+                    self.last_sync = now;
+                }
+                Action::AbortEpoch(sync) => {
+                    self.hold.abort(sync);
+                    self.last_sync = now;
+                }
+                Action::Copy(command) => {
+                    if command == CopyCommand::Void {
+                        self.leave_guest_alone();
+                        self.counters.discarded += self.hold.discard() as u64;
+                    }
+                    self.tell(PollEvent::Command(command));
+                }
+                Action::Note(notice) => self.tell(PollEvent::Note(notice)),
+                // The node does these itself.
+                Action::Send(_) | Action::Persist(_) | Action::Compact { .. } => {}
+            }
+        }
+        count
+    }
+
+    /// Step 5: committed packets into the guest's receive ring, in log order. No buffer: wait.
+    fn deliver(&mut self, now: Duration) -> usize {
+        let Some(nic) = &mut self.nic else { return 0 };
+        let core = self.node.core_mut();
+        let is_kept_back = !self.config.deliver_to_backup && !core.is_serving();
+        if self.is_frozen || is_kept_back || !core.copy().can_serve() {
+            return 0;
+        }
+        let record = &mut self.record;
+        let given = core.deliver(|position, packet| {
+            let is_delivered = nic.deliver(packet) == Delivery::Delivered;
+            if is_delivered && let Some(record) = record {
+                record.note(position, packet);
+            }
+            is_delivered
+        });
+        if given > 0 {
+            nic.publish();
+            self.counters.delivered += given as u64;
+            self.last_ring_activity = now;
+        }
+        given
+    }
+
+    /// Steps 6 and 7: a burst from the guest's transmit ring, held with its epoch. No room: stop
+    /// taking; the guest waits.
+    fn guest_tx(&mut self, now: Duration) -> usize {
+        if self.is_frozen { 0 } else { self.take_from_guest(now) }
+    }
+
+    fn take_from_guest(&mut self, now: Duration) -> usize {
+        let (Some(nic), Some(uplink)) = (&mut self.nic, &self.uplink) else { return 0 };
+        let room = self.config.held_packets_max.saturating_sub(self.hold.len());
+        let room = room.min(self.config.held_bytes_max / plover_types::limits::PACKET_BYTES_MAX);
+        let room = room.min(uplink.buffers_left() as usize / 2);
+        let (hold, learned, counters) = (&mut self.hold, &mut self.learned, &mut self.counters);
+        let taken = nic.take(room, &mut |frame| {
+            learned.look_at(frame);
+            match uplink.copy(frame) {
+                Some(mbuf) => hold.push(mbuf),
+                // The room was checked; a frame longer than an mbuf cannot be sent at all.
+                None => counters.transmit_dropped += 1,
+            }
+        });
+        if taken > 0 {
+            self.counters.taken += taken as u64;
+            self.last_ring_activity = now;
+        }
+        taken
+    }
+
+    /// Step 8: what is agreed leaves, burst by burst, each under a live lease.
+    fn release(&mut self, now: Duration) -> usize {
+        let policy = self.node.core().output_policy(self.hold.has_closed());
+        self.hold.set_policy(policy);
+        let Some(uplink) = &mut self.uplink else { return 0 };
+        let mut released = 0;
+        for _ in 0..BURSTS_PER_TURN {
+            if self.hold.agreed() == 0 || !self.node.core().may_transmit(self.node.now()) {
+                break;
+            }
+            let sent = uplink.release(&mut self.hold);
+            released += sent;
+            if sent == 0 {
+                break;
+            }
+        }
+        self.counters.released += released as u64;
+        if released > 0 && !self.has_released {
+            self.has_released = true;
+            self.tell(PollEvent::FirstRelease);
+        }
+        self.announce(now);
+        released
+    }
+
+    /// After a takeover: where the guest's addresses are now.
+    fn announce(&mut self, now: Duration) {
+        let Some(at) = self.announce.front() else { return };
+        if now < *at || !self.node.core().may_transmit(now) {
+            return;
+        }
+        self.announce.pop_front();
+        if let Some(uplink) = &mut self.uplink {
+            self.learned.frames(self.config.guest_mac, |frame| uplink.send(&[frame]));
+            uplink.flush();
+            self.counters.announcements += 1;
+        }
+    }
+
+    /// What depends on time: quiet, idle, a sync that is due, the uplink.
+    fn watch(&mut self, now: Duration) {
+        self.watch_serving(now);
+        if let Some(nic) = &self.nic
+            && !self.guest_was_up
+        {
+            self.guest_was_up = nic.state().receive_runs;
+        }
+        if let Some((sync, deadline)) = self.quiet {
+            let rests = now > self.last_ring_activity + QUIET_RINGS;
+            if now >= deadline || (rests && self.node.core().is_drained()) {
+                self.quiet = None;
+                self.tell(PollEvent::Quiet(sync));
+            }
+        }
+        if now >= self.last_link_check + LINK_CHECK_INTERVAL {
+            self.last_link_check = now;
+            self.uplink_up = self.uplink.as_ref().is_some_and(|uplink| uplink.port().link_up());
+        }
+        let idle = self.vcpus_idle && now > self.last_ring_activity + IDLE_RINGS;
+        self.node.core_mut().set_condition(now, idle, self.uplink_up);
+        if self.sync_is_due(now, idle) {
+            self.node.core_mut().want_sync(now);
+        }
+    }
+
+    fn watch_serving(&mut self, now: Duration) {
+        let is_serving = self.node.core().is_serving();
+        if is_serving == self.was_serving {
+            return;
+        }
+        self.was_serving = is_serving;
+        self.has_released = false;
+        self.announce.clear();
+        if is_serving {
+            self.announce.extend(SEND_AFTER.iter().map(|after| now + *after));
+        }
+        self.tell(PollEvent::Serving(is_serving));
+    }
+
+    fn sync_is_due(&self, now: Duration, idle: bool) -> bool {
+        let core = self.node.core();
+        let protected = core.group().role().is_some_and(|role| role.mode == Mode::Protected);
+        if !protected
+            || !core.is_serving()
+            || core.group().sync().is_some()
+            || !matches!(core.copy(), LocalCopy::Running { .. })
+        {
+            return false;
+        }
+        let since = now.saturating_sub(self.last_sync);
+        let held = self.hold.held();
+        let full = held * 2 >= self.config.held_packets_max;
+        let both_idle = idle && core.backup_is_idle();
+        since >= self.config.sync_interval_min
+            && (full
+                || since >= IDLE_SYNC_INTERVAL
+                || (held > 0 && (both_idle || since >= self.config.sync_interval_max)))
+    }
+
+    fn status(&self, now: Duration) -> Status {
+        Status::of(
+            &self.node,
+            now,
+            self.hold.held(),
+            self.hold.agreed(),
+            self.is_frozen,
+            self.nic.as_ref().map(GuestNic::state),
+            self.counters,
+        )
+    }
+
+    fn tell(&self, event: PollEvent) {
+        // The other end lives as long as the process; without it there is nobody to tell.
+        let _ = self.events.send((Instant::now(), event));
+        self.bell.signal();
+    }
+
+    /// Sleeps until a kick, an interrupt of the uplink, or the bound.
+    fn sleep(&mut self) {
+        if let Some(nic) = &mut self.nic
+            && !nic.prepare_sleep()
+        {
+            return;
+        }
+        let mut waits = arrayvec::ArrayVec::<libc::c_int, 8>::new();
+        if let Some(nic) = &self.nic {
+            waits.extend(nic.wake_fds());
+        }
+        waits.extend(self.uplink.as_ref().and_then(|uplink| uplink.port().rx_interrupt_fd()));
+        let mut fds: arrayvec::ArrayVec<PollFd<'_>, 8> = waits
+            .iter()
+            .map(|fd| {
+                // SAFETY: the fds belong to the card and the port, which this core owns and does
+                // not touch until ppoll returns.
+                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
+                PollFd::new(fd, PollFlags::POLLIN)
+            })
+            .collect();
+        // A signal or an error only ends the sleep early.
+        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(self.config.idle_sleep)), None);
+        if let Some(nic) = &mut self.nic {
+            nic.after_sleep();
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a node says of itself when it is asked.
+
+use std::time::Duration;
+
+use plover_types::{LogIndex, NodeId, Position, RoleEntry, SyncId, SyncKind, Term};
+use replication::core::CoreCounters;
+use replication::node::{Node, NodeCounters};
+use replication::transport::TransportCounters;
+use replication::wire::CopyState;
+use serde::Serialize;
+
+use crate::guest_nic::NicState;
+
+/// Packets at each step of the path, and where they were dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PathCounters {
+    /// From the uplink.
+    pub received: u64,
+    /// Passed `admit`.
+    pub admitted: u64,
+    /// Shorter or longer than a packet may be.
+    pub dropped_length: u64,
+    /// For another station.
+    pub dropped_foreign: u64,
+    /// This node is not the primary.
+    pub dropped_not_primary: u64,
+    /// Too much input waits for the guest, or the guest's driver is not up yet.
+    pub dropped_no_room: u64,
+    /// Admitted, and the role was lost before they were in the log.
+    pub dropped_role_lost: u64,
+    /// Put into the log.
+    pub proposed: u64,
+    /// Given to the guest.
+    pub delivered: u64,
+    /// Taken from the guest.
+    pub taken: u64,
+    /// Of these, those too long to send.
+    pub transmit_dropped: u64,
+    /// Left by the uplink.
+    pub released: u64,
+    /// Output of a copy that was replaced or voided.
+    pub discarded: u64,
+    /// Times the guest's addresses were announced.
+    pub announcements: u64,
+}
+
+/// A peer as its last report shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerStatus {
+    /// Its id.
+    pub node: NodeId,
+    /// How old the report is.
+    pub age_ms: u64,
+    /// Its copy.
+    pub copy: String,
+    /// Its delivered position.
+    pub delivered: Position,
+    /// Whether its copy rests.
+    pub is_idle: bool,
+}
+
+/// The sync in flight.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SyncStatus {
+    /// Its name.
+    pub sync: SyncId,
+    /// What it starts from.
+    pub kind: SyncKind,
+}
+
+/// A node's status.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The Raft leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// The Raft term.
+    pub term: Term,
+    /// The committed role.
+    pub role: Option<RoleEntry>,
+    /// Whether this node serves now: primary, leader, its copy current, its lease live.
+    pub is_serving: bool,
+    /// This node's copy.
+    pub copy: String,
+    /// The sync in flight.
+    pub sync: Option<SyncStatus>,
+    /// The last sync that ended.
+    pub last_sync: Option<SyncId>,
+    /// Index up to which the log is applied.
+    pub applied: LogIndex,
+    /// The next packet to deliver.
+    pub delivered: Position,
+    /// Bytes of log in memory.
+    pub log_bytes: usize,
+    /// Packets that wait for their epoch.
+    pub held: usize,
+    /// Packets that may leave and have not yet.
+    pub agreed: usize,
+    /// The rings are stopped for a sync.
+    pub is_frozen: bool,
+    /// The guest's receive ring runs.
+    pub receive_runs: bool,
+    /// The guest's transmit ring runs.
+    pub transmit_runs: bool,
+    /// Why a ring was stopped, if by what guest memory held.
+    pub ring_fault: Option<String>,
+    /// The peers.
+    pub peers: Vec<PeerStatus>,
+    /// The path.
+    pub path: PathCounters,
+    /// The core.
+    pub core: CoreCounters,
+    /// The node.
+    pub node: NodeCounters,
+    /// The transport.
+    pub transport: TransportCounters,
+}
+
+impl Status {
+    pub(crate) fn of(
+        node: &Node,
+        now: Duration,
+        held: usize,
+        agreed: usize,
+        is_frozen: bool,
+        nic: Option<NicState>,
+        path: PathCounters,
+    ) -> Self {
+        let core = node.core();
+        let (leader, term) = core.leader();
+        let nic = nic.unwrap_or_default();
+        let fault = nic.receive_fault.or(nic.transmit_fault);
+        Self {
+            leader,
+            term,
+            role: core.group().role().copied(),
+            is_serving: core.may_transmit(now),
+            copy: name_of(core.copy().report()),
+            sync: core.group().sync().map(|sync| SyncStatus { sync: sync.id, kind: sync.kind }),
+            last_sync: core.group().last_end().map(|(sync, _)| sync),
+            applied: core.applied(),
+            delivered: core.position(),
+            log_bytes: core.log_bytes(),
+            held,
+            agreed,
+            is_frozen,
+            receive_runs: nic.receive_runs,
+            transmit_runs: nic.transmit_runs,
+            ring_fault: fault.map(|fault| fault.to_string()),
+            peers: core
+                .reports()
+                .map(|(node, at, report)| PeerStatus {
+                    node,
+                    age_ms: u64::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u64::MAX),
+                    copy: name_of(report.copy),
+                    delivered: report.delivered,
+                    is_idle: report.idle,
+                })
+                .collect(),
+            path,
+            core: *core.counters(),
+            node: *node.counters(),
+            transport: *node.transport_counters(),
+        }
+    }
+}
+
+/// The state of a copy in a word.
+#[must_use]
+pub fn name_of(copy: CopyState) -> String {
+    match copy {
+        CopyState::None => "absent",
+        CopyState::Ready => "ready to be filled",
+        CopyState::Running => "running",
+        CopyState::Syncing { .. } => "syncing",
+        CopyState::Staged { .. } => "staged",
+        CopyState::Loading { .. } => "loading",
+        CopyState::Loaded { .. } => "running",
+        CopyState::Failed { .. } => "sync failed",
+        CopyState::Void => "void",
+    }
+    .to_owned()
+}
