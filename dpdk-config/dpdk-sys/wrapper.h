@@ -46,6 +46,17 @@ plover_mbuf_packet_bytes(const struct rte_mbuf *mbuf)
 	return rte_pktmbuf_pkt_len(mbuf);
 }
 
+/* Bytes of the longest of `count` packets: one call per burst. */
+static inline uint32_t
+plover_burst_longest(struct rte_mbuf *const *mbufs, uint16_t count)
+{
+	uint32_t longest = 0;
+
+	for (uint16_t i = 0; i < count; i++)
+		longest = RTE_MAX(longest, rte_pktmbuf_pkt_len(mbufs[i]));
+	return longest;
+}
+
 static inline uint16_t
 plover_mbuf_segments(const struct rte_mbuf *mbuf)
 {

@@ -207,6 +207,13 @@ impl Burst {
         }
     }
 
+    /// Bytes of the longest packet, in one call.
+    pub(crate) fn longest(&mut self) -> usize {
+        let count = self.0.len() as u16;
+        // SAFETY: the first `count` pointers are packets of ours.
+        unsafe { sys::plover_burst_longest(self.pointers(), count) as usize }
+    }
+
     /// The array as DPDK takes it: `Mbuf` is a transparent pointer.
     pub(crate) fn pointers(&mut self) -> *mut *mut sys::rte_mbuf {
         self.0.as_mut_ptr().cast()

@@ -141,7 +141,7 @@ impl Port {
 
     fn drop_oversize(&mut self, burst: &mut Burst) {
         let longest = self.frame_bytes_max();
-        if burst.iter().all(|mbuf| mbuf.len() <= longest) {
+        if burst.longest() <= longest {
             return;
         }
         let before = burst.len();
