@@ -9,7 +9,7 @@
 //!    [`certificate`]).
 //! 3. **exchange**: the backup's CRC32Cs go to the primary ([`exchange`], byte forms in
 //!    [`protocol`]).
-//! 4. **compare**: the primary finds the pages that differ ([`sync_round`]).
+//! 4. **compare**: the primary finds the pages that differ ([`compare`](mod@compare)).
 //! 5. **blocks**: of those pages, digests of small blocks tell what to send; it is copied out
 //!    ([`blocks`]). The primary's VM runs again.
 //! 6. **send**: blocks, device state, and the certificate, over the [`link`].
@@ -25,6 +25,7 @@ pub mod attachment;
 pub mod blocks;
 pub mod certificate;
 pub mod client;
+pub mod compare;
 pub mod config;
 pub mod control;
 pub mod digest;

@@ -9,24 +9,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use plover_types::{PageIndex, Position, SyncId, SyncKind};
+use plover_types::{Position, SyncId, SyncKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::blocks::{
-    BlockDigests, RECORD_HEADER_BYTES, Record, append_difference, append_whole, block_digests,
-};
+use crate::blocks::{BlockDigests, Record, append_difference, append_whole, block_digests};
 use crate::certificate::PageTag;
+use crate::compare::{Base, Differing, Frames, compare};
 use crate::control::{Event, Side};
-use crate::digest::{
-    Digests, ZERO_PAGE_DIGEST, chunk_length, digest_one, digest_pages, run_chunks,
-};
+use crate::digest::{Digests, chunk_length, digest_one, digest_pages, run_chunks};
 use crate::error::{ProtocolError, RoundError};
 use crate::exchange::{
     BlockDigestReader, Entry, LinkSlot, RecordCheck, Union, await_primary, receive_ask,
     receive_begin, receive_digests, send_block_digests, send_digests, unite,
 };
-use crate::guest_memory::{GuestMemory, PageBuf, advise_huge};
+use crate::guest_memory::{GuestMemory, PageBuf};
 use crate::limits::{
     ABORT_SEND_MAX, BLOCKS_FRAME_BYTES, DEVICE_STATE_BYTES_MAX, DEVICE_STATE_WAIT_MAX,
     PEER_BEGIN_MAX,
@@ -509,90 +506,6 @@ fn overlaid(
     record.overlay(&mut page);
     let (crc, tag) = digest_one(&page.0, certifier);
     (crc == record.crc).then_some(tag)
-}
-
-/// What is known of the backup's version of a differing page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Base {
-    /// Its block digests must be asked for.
-    Unknown,
-    /// Zeros.
-    Zeros,
-    /// The page goes whole, or is zero and only named.
-    Irrelevant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Differing {
-    page: PageIndex,
-    base: Base,
-}
-
-/// The pages that differ; all of them if the union goes whole.
-fn compare(union: &Union, own: &Digests, theirs: &[plover_types::PageDigest]) -> Vec<Differing> {
-    if union.whole {
-        let base = Base::Irrelevant;
-        return union
-            .pages
-            .iter()
-            .map(|page| Differing { page: *page, base })
-            .collect();
-    }
-    let pairs = own.crcs.iter().zip(theirs);
-    let differing = union
-        .pages
-        .iter()
-        .zip(pairs)
-        .filter(|(_, (own, theirs))| own != theirs);
-    differing
-        .map(|(page, (own, theirs))| {
-            // A page that only has the digest of zeros costs a mismatch, nothing else.
-            let base = match (*own == ZERO_PAGE_DIGEST, *theirs == ZERO_PAGE_DIGEST) {
-                (true, _) => Base::Irrelevant,
-                (_, true) => Base::Zeros,
-                _ => Base::Unknown,
-            };
-            Differing { page: *page, base }
-        })
-        .collect()
-}
-
-/// Records, cut into frames of one buffer.
-struct Frames {
-    buffer: Vec<u8>,
-    starts: Vec<usize>,
-}
-
-impl Frames {
-    /// Room for so many whole pages. Only what is written takes memory, in huge pages where the
-    /// kernel allows: page faults would cost more than the copying.
-    fn with_room(pages: usize) -> Self {
-        let buffer = Vec::with_capacity(pages * (RECORD_HEADER_BYTES + size_of::<PageBuf>()));
-        advise_huge(&buffer);
-        Self {
-            buffer,
-            starts: vec![0],
-        }
-    }
-
-    fn room(&mut self) -> &mut Vec<u8> {
-        let start = self.starts.last().copied().unwrap_or(0);
-        if self.buffer.len() - start >= BLOCKS_FRAME_BYTES {
-            self.starts.push(self.buffer.len());
-        }
-        &mut self.buffer
-    }
-
-    fn finish(self) -> Vec<Bytes> {
-        let whole = Bytes::from(self.buffer);
-        let ends = self.starts[1..].iter().copied().chain([whole.len()]);
-        let parts = self
-            .starts
-            .iter()
-            .zip(ends)
-            .map(|(start, end)| whole.slice(*start..end));
-        parts.filter(|part| !part.is_empty()).collect()
-    }
 }
 
 fn link_of(link: &mut Option<PeerLink>) -> Result<&mut PeerLink, RoundError> {
