@@ -42,6 +42,7 @@ pub struct PeerLink {
     initiated: bool,
     put_back: Option<(SyncId, Message)>,
     buffer: BytesMut,
+    in_use: bool,
     /// Bytes sent, since it was last set to 0.
     pub sent_bytes: u64,
     /// Bytes received, since it was last set to 0.
@@ -65,6 +66,7 @@ impl PeerLink {
             let key = CertificateKey::generate();
             link.send(NO_SYNC, &Message::Key(key.clone())).await?;
             link.certifier = Certifier::new(&key);
+            link.at_rest();
             Ok(link)
         };
         timeout(CONNECT_MAX, attempt)
@@ -86,6 +88,7 @@ impl PeerLink {
                 Message::Key(key) => link.certifier = Certifier::new(&key),
                 other => return Err(order(&other, "key").into()),
             }
+            link.at_rest();
             Ok(link)
         };
         timeout(CONNECT_MAX, attempt)
@@ -103,6 +106,7 @@ impl PeerLink {
             initiated,
             put_back: None,
             buffer: BytesMut::new(),
+            in_use: false,
             sent_bytes: 0,
             received_bytes: 0,
         })
@@ -112,6 +116,18 @@ impl PeerLink {
     #[must_use]
     pub fn initiated(&self) -> bool {
         self.initiated
+    }
+
+    /// Whether a byte of a round that has not ended well went over it, so that nobody knows where
+    /// its messages stand.
+    #[must_use]
+    pub fn in_use(&self) -> bool {
+        self.in_use
+    }
+
+    /// A round ended well: the next one may use it.
+    pub fn at_rest(&mut self) {
+        self.in_use = false;
     }
 
     /// The hashes under this connection's key.
@@ -127,6 +143,7 @@ impl PeerLink {
     pub async fn send(&mut self, sync: SyncId, message: &Message) -> Result<(), RoundError> {
         let (header, payload) = message.encode(sync);
         let doing = message.name();
+        self.in_use = true;
         self.sent_bytes += (header.len() + payload.len()) as u64;
         let mut parts = [io::IoSlice::new(&header), io::IoSlice::new(&payload)];
         let mut rest = &mut parts[..];
@@ -176,14 +193,16 @@ impl PeerLink {
         Ok((header.sync(), header.message(payload.freeze())?))
     }
 
-    /// Makes a message the next one to be received.
+    /// Makes a message the next one to be received; nothing else is under way.
     pub fn put_back(&mut self, sync: SyncId, message: Message) {
+        self.at_rest();
         self.put_back = Some((sync, message));
     }
 
     async fn fill(&mut self, mut into: &mut [u8], wait: Duration) -> Result<(), RoundError> {
         while !into.is_empty() {
             let got = received(timeout(wait, self.reader.read(into)).await)?;
+            self.in_use = true;
             into = &mut into[got..];
         }
         Ok(())

@@ -114,8 +114,9 @@ pub async fn run(
         }),
         result = steps => result,
     };
-    if let Err(error) = &result {
-        undo(&mut round, error).await;
+    match &result {
+        Err(error) => undo(&mut round, error).await,
+        Ok(_) => round.link.iter_mut().for_each(PeerLink::at_rest),
     }
     (round, result)
 }
@@ -125,11 +126,9 @@ async fn undo(round: &mut Round, error: &RoundError) {
     if let Err(error) = round.stage.clear() {
         tracing::error!(sync = %round.sync, %error, "what was staged cannot be dropped");
     }
-    // A peer that is ahead has begun the next round on this connection.
-    if matches!(error, RoundError::PeerAhead(_)) {
-        return;
-    }
-    if let Some(mut link) = round.link.take() {
+    // Before its first message, or if the peer has begun the next round on it, the connection is
+    // as good as before.
+    if let Some(mut link) = round.link.take_if(|link| link.in_use()) {
         let code = match error {
             RoundError::Mismatch(_) => AbortCode::Mismatch,
             _ => AbortCode::Failed,
@@ -234,8 +233,10 @@ impl Round {
         let own = self.enter();
         let reused = self.link.as_ref().is_some_and(PeerLink::initiated);
         let theirs = match self.meet_backup(&own).await {
-            // The peer's process may have been replaced since the last round.
-            Err(RoundError::Link { .. }) if reused => {
+            // The peer may have closed it since the last round, or given a round up on it.
+            Err(RoundError::Link { .. } | RoundError::Protocol(ProtocolError::Sync { .. }))
+                if reused =>
+            {
                 self.link = None;
                 self.meet_backup(&own).await?
             }
