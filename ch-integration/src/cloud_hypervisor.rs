@@ -32,7 +32,7 @@ use crate::launch::{Nic, RamFile, VmmProcess, last_lines, spawn};
 use crate::limits;
 use crate::refuse::{CloudHypervisorArgs, parse_ch_args};
 use crate::state_blob;
-use crate::vcpu_time::{threads_named, threads_time};
+use crate::vcpu_time::{VcpuClock, threads_named};
 use crate::vmm::{ExitReason, GuestEvent, Launched, Vmm, VmmKind};
 use events::Events;
 use http::Api;
@@ -47,9 +47,8 @@ pub struct CloudHypervisorVmm {
     snapshot_dir: PathBuf,
     state: State,
     resumed_at: Instant,
-    vcpu_tids: Vec<u32>,
-    /// CPU time of vCPU threads that ended with a deleted guest.
-    vcpu_time_before: Duration,
+    vcpus: VcpuClock,
+    guest_events: Vec<GuestEvent>,
     mapping_changed: bool,
     _ram: RamFile,
 }
@@ -59,6 +58,8 @@ enum State {
     Waiting,
     Running,
     Paused,
+    /// The guest has powered itself off.
+    Off,
     /// A load failed half way: there is no guest, and only another load can bring one.
     Void,
 }
@@ -69,6 +70,7 @@ impl State {
             Self::Waiting => "not booted yet",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Off => "powered off",
             Self::Void => "void after a failed load",
         }
     }
@@ -110,8 +112,8 @@ pub(crate) fn launch(
         snapshot_dir: run_dir.join("snapshot"),
         state: State::Waiting,
         resumed_at: Instant::now(),
-        vcpu_tids: Vec::new(),
-        vcpu_time_before: Duration::ZERO,
+        vcpus: VcpuClock::default(),
+        guest_events: Vec::new(),
         mapping_changed: false,
         _ram: ram,
     };
@@ -213,21 +215,35 @@ impl CloudHypervisorVmm {
         })
     }
 
+    /// Looks for the threads that run the vCPUs now.
     fn find_vcpus(&mut self) -> Result<(), VmmError> {
-        let threads = threads_named(self.process.pid(), workers::is_vcpu)?;
-        self.vcpu_tids = threads.into_iter().map(|(tid, _)| tid).collect();
+        let pid = self.process.pid();
+        let threads = threads_named(pid, workers::is_vcpu)?;
+        let tids: Vec<u32> = threads.into_iter().map(|(tid, _)| tid).collect();
+        self.vcpus.run_on(pid, &tids);
         Ok(())
     }
 
-    /// Deletes the guest that is there, whose vCPU threads end.
-    fn delete(&mut self) -> Result<(), VmmError> {
-        // Where the guest has shut itself down, they have ended before.
-        if let Ok(time) = threads_time(self.process.pid(), &self.vcpu_tids) {
-            self.vcpu_time_before += time;
+    /// Takes in what the guest did, for who asks later.
+    fn note_events(&mut self) -> Result<(), VmmError> {
+        let events = self.events.take();
+        if events.is_empty() {
+            return Ok(());
         }
-        self.vcpu_tids.clear();
+        if events.last() == Some(&GuestEvent::Shutdown) {
+            self.state = State::Off;
+        }
+        self.guest_events.extend(events);
+        self.find_vcpus()
+    }
+
+    /// Deletes the guest that is there.
+    fn delete(&mut self) -> Result<(), VmmError> {
+        self.note_events()?;
         self.state = State::Void;
         self.events.expect_delete();
+        // The vCPU threads end now; their time is seen before.
+        self.vcpus.total(self.process.pid())?;
         self.call("vm.delete", None, limits::MACHINE_TIMEOUT)
     }
 
@@ -289,8 +305,10 @@ impl Vmm for CloudHypervisorVmm {
     }
 
     fn pause(&mut self) -> Result<(), VmmError> {
-        self.expect("pausing", &[State::Running, State::Paused])?;
-        if self.state == State::Paused {
+        self.note_events()?;
+        self.expect("pausing", &[State::Running, State::Paused, State::Off])?;
+        // A guest that has powered itself off runs no more than a paused one.
+        if self.state != State::Running {
             return Ok(());
         }
         let pausable = self.wait_until_pausable();
@@ -309,9 +327,8 @@ impl Vmm for CloudHypervisorVmm {
         self.resumed_at = Instant::now();
         self.state = State::Running;
         self.mapping_changed = false;
-        // Off the guest's pause: its event pipe is kept from filling up.
-        self.events.collect();
-        Ok(())
+        // The guest runs; taking its events here keeps their pipe from filling up.
+        self.note_events()
     }
 
     fn capture(&mut self) -> Result<Vec<u8>, VmmError> {
@@ -330,7 +347,10 @@ impl Vmm for CloudHypervisorVmm {
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), VmmError> {
-        self.expect("loading", &[State::Paused, State::Waiting, State::Void])?;
+        self.expect(
+            "loading",
+            &[State::Paused, State::Waiting, State::Off, State::Void],
+        )?;
         let blob = state_blob::decode(state)?;
         if blob.kind != VmmKind::CloudHypervisor {
             return Err(VmmError::StateKind {
@@ -339,7 +359,7 @@ impl Vmm for CloudHypervisorVmm {
             });
         }
         self.write_snapshot(blob.payload)?;
-        if self.state == State::Paused {
+        if matches!(self.state, State::Paused | State::Off) {
             self.delete()?;
         }
         self.state = State::Void;
@@ -355,8 +375,7 @@ impl Vmm for CloudHypervisorVmm {
     }
 
     fn vcpu_time(&self) -> Result<Duration, VmmError> {
-        let now = threads_time(self.process.pid(), &self.vcpu_tids)?;
-        Ok(self.vcpu_time_before + now)
+        self.vcpus.total(self.process.pid())
     }
 
     fn has_exited(&mut self) -> Option<ExitReason> {
@@ -364,12 +383,10 @@ impl Vmm for CloudHypervisorVmm {
     }
 
     fn guest_events(&mut self) -> Vec<GuestEvent> {
-        let events = self.events.take();
-        // A guest that rebooted has new vCPU threads; one that powered off has none.
-        if !events.is_empty() && self.find_vcpus().is_err() {
-            self.vcpu_tids.clear();
+        if let Err(error) = self.note_events() {
+            tracing::warn!(%error, "looking for the vCPUs after a guest's event");
         }
-        events
+        std::mem::take(&mut self.guest_events)
     }
 
     fn kill(&mut self) {

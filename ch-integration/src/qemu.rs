@@ -20,7 +20,7 @@ use crate::error::VmmError;
 use crate::launch::{Nic, RamFile, VmmProcess, last_lines, spawn};
 use crate::limits;
 use crate::state_blob;
-use crate::vcpu_time::threads_time;
+use crate::vcpu_time::VcpuClock;
 use crate::vmm::{ExitReason, GuestEvent, Launched, Vmm, VmmKind};
 use qmp::Qmp;
 use snapshot::Snapshots;
@@ -31,7 +31,7 @@ pub struct QemuVmm {
     qmp: Qmp,
     snapshots: Snapshots,
     version: String,
-    vcpu_tids: Vec<u32>,
+    vcpus: VcpuClock,
     state: State,
     /// The guest has powered itself off or asked for a reset, so QEMU lets it run again only
     /// after a machine reset.
@@ -97,12 +97,14 @@ pub(crate) fn launch(
         Ok(tracker) => (Some(tracker), None),
         Err(reason) => (None, Some(reason)),
     };
+    let mut vcpus = VcpuClock::default();
+    vcpus.run_on(spawned.process.pid(), &vcpu_tids);
     let vmm = QemuVmm {
         process: spawned.process,
         qmp,
         snapshots,
         version,
-        vcpu_tids,
+        vcpus,
         state: State::Waiting,
         needs_reset: false,
         guest_events: Vec::new(),
@@ -279,7 +281,7 @@ impl Vmm for QemuVmm {
     }
 
     fn vcpu_time(&self) -> Result<Duration, VmmError> {
-        threads_time(self.process.pid(), &self.vcpu_tids)
+        self.vcpus.total(self.process.pid())
     }
 
     fn has_exited(&mut self) -> Option<ExitReason> {

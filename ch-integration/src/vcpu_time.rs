@@ -3,7 +3,9 @@
 //! The scheduler's own sum: nanoseconds, brought up to date at each tick and switch, so a thread
 //! that runs without a break is seen with the tick's resolution.
 
+use std::cell::Cell;
 use std::fs;
+use std::io;
 use std::time::Duration;
 
 use crate::error::VmmError;
@@ -16,9 +18,54 @@ pub fn thread_time(pid: u32, tid: u32) -> Result<Duration, VmmError> {
     parse_schedstat(&text).ok_or_else(|| VmmError::malformed(path, "no run time in it"))
 }
 
-/// Sum of [`thread_time`] over `tids`.
-pub fn threads_time(pid: u32, tids: &[u32]) -> Result<Duration, VmmError> {
-    tids.iter().map(|&tid| thread_time(pid, tid)).sum()
+/// The CPU time of a guest's vCPUs over all threads that ever ran them.
+#[derive(Debug, Default)]
+pub struct VcpuClock {
+    /// Each thread that runs a vCPU now, and its time when last seen.
+    threads: Vec<(u32, Cell<Duration>)>,
+    /// The time of threads that have ended.
+    ended: Duration,
+}
+
+impl VcpuClock {
+    /// From now on these threads of `pid` run the vCPUs. Those not among them have ended.
+    pub fn run_on(&mut self, pid: u32, tids: &[u32]) {
+        // A thread that has just ended keeps the time it was last seen with.
+        let _ = self.total(pid);
+        let mut threads = Vec::with_capacity(tids.len());
+        for (tid, time) in self.threads.drain(..) {
+            if tids.contains(&tid) {
+                threads.push((tid, time));
+            } else {
+                self.ended += time.get();
+            }
+        }
+        for tid in tids {
+            if threads.iter().all(|(known, _)| known != tid) {
+                threads.push((*tid, Cell::default()));
+            }
+        }
+        self.threads = threads;
+    }
+
+    /// The time so far. It never goes back; a thread that is gone counts as it was last seen.
+    pub fn total(&self, pid: u32) -> Result<Duration, VmmError> {
+        let mut total = self.ended;
+        for (tid, seen) in &self.threads {
+            match thread_time(pid, *tid) {
+                Ok(time) => seen.set(time.max(seen.get())),
+                Err(VmmError::Io { source, .. }) if is_gone(&source) => {}
+                Err(error) => return Err(error),
+            }
+            total += seen.get();
+        }
+        Ok(total)
+    }
+}
+
+/// A thread that ends while its file is read yields ESRCH.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// The threads of `pid` whose name `wanted` accepts, with that name.
@@ -86,6 +133,23 @@ mod tests {
         std::thread::sleep(Duration::from_millis(1));
         assert!(sum > 0);
         assert!(thread_time(pid, tid).unwrap() > before);
+    }
+
+    #[test]
+    fn a_clock_keeps_the_time_of_threads_that_have_ended() {
+        let pid = std::process::id();
+        // SAFETY: gettid has no preconditions.
+        let own = unsafe { libc::gettid() }.cast_unsigned();
+        let mut clock = VcpuClock::default();
+        clock.run_on(pid, &[own]);
+        let first = clock.total(pid).unwrap();
+        assert!(first > Duration::ZERO);
+        clock.run_on(pid, &[]);
+        let ended = clock.total(pid).unwrap();
+        assert!(ended >= first);
+        assert_eq!(clock.total(pid).unwrap(), ended);
+        clock.run_on(pid, &[own, u32::MAX]);
+        assert!(clock.total(pid).unwrap() >= ended);
     }
 
     #[test]

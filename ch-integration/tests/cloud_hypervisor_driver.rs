@@ -1,12 +1,14 @@
 //! The Cloud Hypervisor driver against the real VMM, where there is one: with a guest that counts.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ch_integration::launch::launch_machine;
-use ch_integration::vmm::{ExitReason, Vmm, VmmKind};
+use ch_integration::vmm::{ExitReason, GuestEvent, Vmm, VmmKind};
 use common::*;
 
 /// A guest on kvm-pvm boots in 20 to 60 seconds.
@@ -21,13 +23,20 @@ struct Host {
 
 /// A host, or nothing (said on the standard output) where Cloud Hypervisor can't run.
 fn host(folder: &tempfile::TempDir, name: &str) -> Option<Host> {
-    let config = match cloud_hypervisor_config(folder.path(), name) {
+    host_with(folder, name, "", 1)
+}
+
+fn host_with(folder: &tempfile::TempDir, name: &str, cmdline: &str, vcpus: u32) -> Option<Host> {
+    let mut config = match cloud_hypervisor_config(folder.path(), name) {
         Ok(config) => config,
         Err(reason) => {
             println!("skipped: {reason}");
             return None;
         }
     };
+    config.cmdline.push(' ');
+    config.cmdline.push_str(cmdline);
+    config.vcpus = vcpus;
     let dir = folder.path().join(name);
     let vmm = launched(launch_machine(&config, None, &dir).unwrap());
     assert_eq!(vmm.kind(), VmmKind::CloudHypervisor);
@@ -134,4 +143,48 @@ fn a_stopped_vmm_is_a_timeout_and_a_killed_one_an_exit() {
     );
     let text = host.vmm.pause().unwrap_err().to_string();
     assert_eq!(text, "vm.pause: the VMM has exited (signal 9)");
+}
+
+#[test]
+fn a_guest_that_powers_off_is_seen_and_a_state_brings_it_back() {
+    let folder = folder();
+    let Some(mut host) = host_with(&folder, "a", "stop_at=30 stop_how=poweroff", 2) else {
+        return;
+    };
+    host.vmm.boot().unwrap();
+    wait_for("counting", BOOT, || last_count(&host.dir) >= 3);
+    host.vmm.pause().unwrap();
+    let state = host.vmm.capture().unwrap();
+    let ram = folder.path().join("kept");
+    std::fs::copy(host.dir.join("ram"), &ram).unwrap();
+    let before = serial(&host.dir);
+    host.vmm.resume().unwrap();
+    wait_for("power-off", BOOT, || {
+        host.vmm.guest_events().contains(&GuestEvent::Shutdown)
+    });
+    assert_eq!(host.vmm.has_exited(), None);
+    let spent = host.vmm.vcpu_time().unwrap();
+    assert!(spent > Duration::ZERO);
+    copy_ram(&ram, &host.dir.join("ram"));
+    host.vmm.load(&state).unwrap();
+    host.vmm.resume().unwrap();
+    wait_for("counting again", SOON, || counts(&host.dir).len() > 1);
+    assert_goes_on(&before, &serial(&host.dir));
+    assert!(host.vmm.vcpu_time().unwrap() > spent);
+    wait_for("power-off again", BOOT, || {
+        host.vmm.guest_events() == [GuestEvent::Shutdown]
+    });
+}
+
+#[test]
+fn a_guest_that_resets_is_seen() {
+    let folder = folder();
+    let Some(mut host) = host_with(&folder, "a", "stop_at=3 stop_how=reboot", 1) else {
+        return;
+    };
+    host.vmm.boot().unwrap();
+    wait_for("reset", BOOT, || {
+        host.vmm.guest_events() == [GuestEvent::Reset]
+    });
+    assert_eq!(host.vmm.has_exited(), None);
 }

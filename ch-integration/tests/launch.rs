@@ -1,6 +1,8 @@
 //! A process started as a VMM is: its userfaultfd is taken at the exec stop, and it runs on as if
 //! nothing had been.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,5 +1,7 @@
 //! The QEMU driver against Debian's QEMU under TCG, with a guest that counts.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use std::path::PathBuf;

@@ -144,8 +144,8 @@ impl From<io::Error> for AnswerError {
 }
 
 impl AnswerError {
-    fn malformed(detail: impl ToString) -> Self {
-        Self::Malformed(detail.to_string())
+    fn malformed(detail: impl Into<String>) -> Self {
+        Self::Malformed(detail.into())
     }
 }
 
@@ -218,7 +218,10 @@ impl Reader<'_> {
 fn parse_head(bytes: &[u8]) -> Result<Option<Head>, AnswerError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
-    let head_bytes = match response.parse(bytes).map_err(AnswerError::malformed)? {
+    let head_bytes = match response
+        .parse(bytes)
+        .map_err(|error| AnswerError::malformed(error.to_string()))?
+    {
         httparse::Status::Complete(head_bytes) => head_bytes,
         httparse::Status::Partial => return Ok(None),
     };

@@ -1,6 +1,7 @@
 //! A guest that counts on its serial line, and what tests of a driver look at from outside.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "no test uses all of it")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
