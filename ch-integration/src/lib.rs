@@ -7,10 +7,12 @@
 pub mod cloud_hypervisor;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod host_facts;
 pub mod launch;
 pub mod limits;
+pub mod node;
 pub mod qemu;
 pub mod refuse;
 pub mod state_blob;

@@ -97,3 +97,6 @@ pub const LINK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long an idle core spins before it sleeps (adaptive polling).
 pub const SPIN: Duration = Duration::from_micros(20);
+
+/// Longest sleep of a core whose ports all have interrupts: ticks are noticed this late at most.
+pub const INTERRUPT_SLEEP: Duration = Duration::from_millis(1);

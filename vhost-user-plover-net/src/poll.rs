@@ -6,10 +6,12 @@
 //! [`PollEvent`]s. What VMM and hasher are to do it passes on as such events, too.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use dpdk_config::Mbuf;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -23,7 +25,8 @@ use replication::output_rule::HoldQueue;
 use crate::event_fd::EventFd;
 use crate::guest_nic::{Delivery, GuestNic};
 use crate::limits::{
-    BURSTS_PER_TURN, IDLE_RINGS, IDLE_SYNC_INTERVAL, LINK_CHECK_INTERVAL, QUIET_RINGS, SPIN,
+    BURSTS_PER_TURN, IDLE_RINGS, IDLE_SYNC_INTERVAL, INTERRUPT_SLEEP, LINK_CHECK_INTERVAL,
+    QUIET_RINGS, SPIN,
     UNDELIVERED_ENTRIES_MAX,
 };
 use crate::path::admit::{self, Refused};
@@ -31,6 +34,9 @@ use crate::path::announce::{Learned, SEND_AFTER};
 use crate::path::ports::NodePort;
 use crate::record::DeliveryRecord;
 use crate::status::{PathCounters, Status};
+
+/// Fds that a sleeping core waits for: command bell, two ports, mailbox, two kicks.
+const WAITS_MAX: usize = 8;
 
 /// How the core behaves.
 #[derive(Clone, Debug)]
@@ -140,6 +146,8 @@ pub struct PollSetup {
     pub events: Sender<(Instant, PollEvent)>,
     /// Rung for each event.
     pub bell: Arc<EventFd>,
+    /// Rung for each command.
+    pub wake: Arc<EventFd>,
     /// Debugging: each delivered packet is written here.
     pub record: Option<DeliveryRecord>,
 }
@@ -154,6 +162,7 @@ pub struct PollCore {
     commands: Receiver<PollCommand>,
     events: Sender<(Instant, PollEvent)>,
     bell: Arc<EventFd>,
+    wake: Arc<EventFd>,
     record: Option<DeliveryRecord>,
     burst: PacketBurstBuilder,
     /// Admitted, and refused by the log for the moment.
@@ -188,6 +197,7 @@ impl PollCore {
             commands: setup.commands,
             events: setup.events,
             bell: setup.bell,
+            wake: setup.wake,
             record: setup.record,
             burst: PacketBurstBuilder::new(),
             admitted: None,
@@ -585,29 +595,37 @@ impl PollCore {
         self.bell.signal();
     }
 
-    /// Sleeps until a kick, an interrupt of the uplink, or the bound.
+    /// Sleeps until a kick, a command, an interrupt of a port, or the bound: a tick where both
+    /// ports have interrupts, the configured sleep where one must be polled.
     fn sleep(&mut self) {
         if let Some(nic) = &mut self.nic
             && !nic.prepare_sleep()
         {
             return;
         }
-        let mut waits = arrayvec::ArrayVec::<libc::c_int, 8>::new();
+        let uplink = self.uplink.as_ref().map(|uplink| uplink.port().rx_interrupt_fd());
+        let replication = self.replication.port().rx_interrupt_fd();
+        let all_interrupt = replication.is_some() && uplink.is_none_or(|fd| fd.is_some());
+        let longest = if all_interrupt { INTERRUPT_SLEEP } else { self.config.idle_sleep };
+        let mut waits = ArrayVec::<RawFd, WAITS_MAX>::new();
+        waits.push(self.wake.as_raw_fd());
+        waits.extend(replication);
+        waits.extend(uplink.flatten());
         if let Some(nic) = &self.nic {
             waits.extend(nic.wake_fds());
         }
-        waits.extend(self.uplink.as_ref().and_then(|uplink| uplink.port().rx_interrupt_fd()));
-        let mut fds: arrayvec::ArrayVec<PollFd<'_>, 8> = waits
+        let mut fds: ArrayVec<PollFd<'_>, WAITS_MAX> = waits
             .iter()
             .map(|fd| {
-                // SAFETY: the fds belong to the card and the port, which this core owns and does
-                // not touch until ppoll returns.
-                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
+                // SAFETY: the fds belong to the card, the ports and the bell, which this core owns
+                // and does not touch until ppoll returns.
+                let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
                 PollFd::new(fd, PollFlags::POLLIN)
             })
             .collect();
         // A signal or an error only ends the sleep early.
-        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(self.config.idle_sleep)), None);
+        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(longest)), None);
+        self.wake.drain();
         if let Some(nic) = &mut self.nic {
             nic.after_sleep();
         }

@@ -1,0 +1,136 @@
+//! `plover doctor`: whether this host can run a node. DPDK's part is `dpdk_config::preflight`; here
+//! are the VMM, KVM and what a configuration names.
+
+use std::path::Path;
+
+use dpdk_config::preflight::{Check, Outcome, PreflightRequest, check as preflight};
+
+use crate::config::{HugePages, NodeConfig};
+use crate::launch::find_binary;
+use crate::vmm::VmmKind;
+
+/// All checks. With a configuration, what it needs; without, what the demo needs.
+pub fn check(config: Option<&NodeConfig>) -> Vec<Check> {
+    let huge = config.is_some_and(|config| config.eal.huge_pages == HugePages::On);
+    let drivers = config.map_or_else(
+        || vec!["net_tap".to_owned(), "net_af_packet".to_owned()],
+        drivers_of,
+    );
+    let request = PreflightRequest {
+        huge_pages: if huge { dpdk_config::HugePages::On } else { dpdk_config::HugePages::Off },
+        memory_mib: config.map_or(64, |config| config.eal.memory_mib),
+        cores: 2,
+        drivers,
+    };
+    let mut checks = preflight(&request);
+    checks.extend(vmm_checks(config));
+    checks.push(kvm_check());
+    if let Some(config) = config {
+        checks.extend(file_checks(config));
+    }
+    checks
+}
+
+/// Whether nothing failed; warnings pass.
+pub fn all_passed(checks: &[Check]) -> bool {
+    checks.iter().all(|check| check.outcome != Outcome::Failed)
+}
+
+/// A line a check, and a second with the fix where there is one.
+pub fn text(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let mark = match check.outcome {
+            Outcome::Ok => "ok     ",
+            Outcome::Warning => "warning",
+            Outcome::Failed => "FAILED ",
+        };
+        text.push_str(&format!("{mark}  {}: {}\n", check.name, check.found));
+        if let Some(fix) = &check.fix {
+            text.push_str(&format!("         fix: {fix}\n"));
+        }
+    }
+    text
+}
+
+fn drivers_of(config: &NodeConfig) -> Vec<String> {
+    let ports = [Some(&config.replication.port), config.uplink.as_ref().map(|uplink| &uplink.port)];
+    let name = |vdev: &String| {
+        let device = vdev.split(',').next().unwrap_or_default();
+        device.trim_end_matches(|last: char| last.is_ascii_digit()).to_owned()
+    };
+    ports.iter().flatten().filter_map(|port| port.vdev.as_ref()).map(name).collect()
+}
+
+fn vmm_checks(config: Option<&NodeConfig>) -> Vec<Check> {
+    let wanted = config.and_then(|config| config.vmm.as_ref());
+    let kinds: &[VmmKind] = match wanted {
+        Some(vmm) => &[vmm.kind],
+        None if config.is_some() => &[],
+        None => &[VmmKind::Qemu, VmmKind::CloudHypervisor],
+    };
+    kinds
+        .iter()
+        .map(|kind| {
+            let binary = wanted.and_then(|vmm| vmm.binary.as_deref());
+            let name = format!("VMM {kind}");
+            match find_binary(*kind, binary) {
+                Ok(path) => {
+                    Check { name, outcome: Outcome::Ok, found: path.display().to_string(), fix: None }
+                }
+                Err(error) => Check {
+                    name,
+                    // Without a configuration one VMM is enough.
+                    outcome: if wanted.is_some() { Outcome::Failed } else { Outcome::Warning },
+                    found: error.to_string(),
+                    fix: Some(fix_for(*kind)),
+                },
+            }
+        })
+        .collect()
+}
+
+fn fix_for(kind: VmmKind) -> String {
+    match kind {
+        VmmKind::Qemu => "apt-get install qemu-system-x86".to_owned(),
+        VmmKind::CloudHypervisor => {
+            "install Cloud Hypervisor v53 and put it into PATH, or set PLOVER_CLOUD_HYPERVISOR"
+                .to_owned()
+        }
+    }
+}
+
+fn kvm_check() -> Check {
+    let hardware = ["kvm_intel", "kvm_amd"]
+        .iter()
+        .any(|module| Path::new("/sys/module").join(module).exists());
+    let found = match (Path::new("/dev/kvm").exists(), hardware) {
+        (true, true) => "hardware virtualization",
+        (true, false) => "/dev/kvm without kvm_intel or kvm_amd: stock kernels do not run on it",
+        (false, _) => "no /dev/kvm: QEMU emulates the guest's CPU",
+    };
+    Check {
+        name: "KVM".to_owned(),
+        outcome: if hardware { Outcome::Ok } else { Outcome::Warning },
+        found: found.to_owned(),
+        fix: (!hardware).then(|| "modprobe kvm_intel or kvm_amd; enable VT-x or SVM in the BIOS".into()),
+    }
+}
+
+fn file_checks(config: &NodeConfig) -> Vec<Check> {
+    let Some(vmm) = &config.vmm else { return Vec::new() };
+    let files = [("vmm.kernel", Some(&vmm.kernel)), ("vmm.initrd", vmm.initrd.as_ref())];
+    files
+        .iter()
+        .filter_map(|(key, path)| path.map(|path| (*key, path)))
+        .map(|(key, path)| {
+            let exists = path.is_file();
+            Check {
+                name: key.to_owned(),
+                outcome: if exists { Outcome::Ok } else { Outcome::Failed },
+                found: if exists { path.display().to_string() } else { format!("no {}", path.display()) },
+                fix: (!exists).then(|| format!("set {key} to the guest's file")),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,97 @@
+//! The hasher as the node's child: started, connected to, started again when it dies.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hasher::client::Client;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use tracing::info;
+
+/// A call to the hasher that takes longer counts as a dead hasher.
+const CALL_MAX: Duration = Duration::from_secs(5);
+
+/// How to start the hasher.
+#[derive(Clone, Debug)]
+pub struct HasherSetup {
+    /// The binary.
+    pub binary: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Where it listens for its peer.
+    pub listen: SocketAddr,
+    /// Where its peer listens.
+    pub peer: SocketAddr,
+    /// This node.
+    pub node_id: u8,
+    /// Threads that digest.
+    pub threads: u32,
+    /// Debugging: pages of the rotating slice, at most.
+    pub slice_pages_max: Option<u32>,
+}
+
+/// A running hasher.
+pub struct HasherProcess {
+    child: Child,
+    /// The connection to it.
+    pub client: Client,
+}
+
+impl HasherProcess {
+    /// Starts the process and connects. Call it from a thread that lives as long as the node: the
+    /// process is killed when that thread ends.
+    pub fn start(setup: &HasherSetup) -> Result<Self> {
+        // A socket that an earlier process left behind would be connected to too early.
+        let _ = std::fs::remove_file(&setup.socket);
+        let mut command = Command::new(&setup.binary);
+        command
+            .arg("--socket")
+            .arg(&setup.socket)
+            .args(["--listen", &setup.listen.to_string()])
+            .args(["--peer", &setup.peer.to_string()])
+            .args(["--node-id", &setup.node_id.to_string()])
+            .args(["--threads", &setup.threads.to_string()]);
+        if let Some(pages) = setup.slice_pages_max {
+            command.args(["--slice-pages-max", &pages.to_string()]);
+        }
+        // SAFETY: only prctl is called between fork and exec.
+        unsafe {
+            command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
+        }
+        let mut child = command.spawn().with_context(|| {
+            format!("start {}; build it with `cargo build`", setup.binary.display())
+        })?;
+        match Client::connect(&setup.socket, CALL_MAX) {
+            Ok(client) => {
+                info!(pid = child.id(), "hasher started");
+                Ok(Self { child, client })
+            }
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error).context("connect to the hasher")
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the process has ended.
+    pub fn has_exited(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for HasherProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

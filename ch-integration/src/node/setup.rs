@@ -1,0 +1,291 @@
+//! Puts a node together from its configuration: DPDK, ports, the group's core, the guest's card,
+//! the poll core and the driver.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crossbeam_channel::unbounded;
+use dpdk_config::{Eal, Mempool, Port};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use plover_types::NodeId;
+use replication::core::{CoreConfig, NodeSpec};
+use replication::node::{Durability, Node, NodeSetup};
+use replication::plan::OnBackupLoss;
+use replication::transport::TransportConfig;
+use replication::wire::GroupId;
+use tracing::info;
+use vhost_user_plover_net::path::ports::NodePort;
+use vhost_user_plover_net::poll::{PollConfig, PollCore, PollSetup};
+use vhost_user_plover_net::record::DeliveryRecord;
+use vhost_user_plover_net::{EventFd, NicConfig, VhostUserServer, WrittenPages, channel};
+
+use super::driver::{Driver, DriverSetup, Replica};
+use super::hasher_process::HasherSetup;
+use super::journal::Journal;
+use super::ram_layout;
+use super::status::{self, NodeFacts};
+use crate::config::{self, NodeConfig, NodeKind, PollMode};
+use crate::host_facts::host_facts;
+use crate::launch::find_binary;
+
+/// Packet buffers of the replication port: its receive ring, a message of the longest kind each
+/// way, and what a thread's cache keeps.
+const REPLICATION_MBUFS: u32 = 4096;
+
+/// Packet buffers of the uplink beside those for held packets.
+const UPLINK_MBUFS: u32 = 2048;
+
+/// Mbufs that the poll thread keeps at hand.
+const MBUF_CACHE: u32 = 256;
+
+/// The longest frame payload that fits an mbuf.
+const MTU_MAX: u16 = 1500;
+
+/// How much better than others' the poll core's scheduling priority is.
+const POLL_NICE: libc::c_int = -15;
+
+/// What [`prepare`] makes.
+pub struct Parts {
+    /// For a thread of its own.
+    pub poll_core: PollCore,
+    /// For the main thread.
+    pub driver: Driver,
+    /// Lives as long as the ports.
+    _eal: Eal,
+}
+
+/// Makes everything that a node consists of.
+pub fn prepare(config: NodeConfig) -> Result<Parts> {
+    std::fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("create state_dir {}", config.state_dir.display()))?;
+    let eal = Eal::init(&eal_config(&config)).context("start DPDK")?;
+    let replication = open_port(&eal, &config.replication.port, "replication", REPLICATION_MBUFS)
+        .context("open replication.port")?;
+    let held = config.sync.held_packets_max;
+    let uplink = config
+        .uplink
+        .as_ref()
+        .map(|uplink| open_port(&eal, &uplink.port, "uplink", UPLINK_MBUFS + 2 * held))
+        .transpose()
+        .context("open uplink.port")?;
+    if let Some(uplink) = &uplink {
+        uplink.port().set_promiscuous(true).context("let the uplink take the guest's frames")?;
+    }
+    let node = start_node(&config, &replication)?;
+    let clock_start = node.instant_of(Duration::ZERO);
+    let (poll, commands) = unbounded();
+    let (event_sender, events) = unbounded();
+    let bell = Arc::new(EventFd::new().context("make the driver's bell")?);
+    let wake = Arc::new(EventFd::new().context("make the poll core's bell")?);
+    let (nic, replica) = prepare_replica(&config)?.unzip();
+    let record = config
+        .debug
+        .record_deliveries
+        .as_deref()
+        .map(DeliveryRecord::create)
+        .transpose()
+        .context("create debug.record_deliveries")?;
+    let poll_core = PollCore::new(PollSetup {
+        node,
+        replication,
+        uplink,
+        nic,
+        config: poll_config(&config),
+        commands,
+        events: event_sender,
+        bell: Arc::clone(&bell),
+        wake: Arc::clone(&wake),
+        record,
+    });
+    let facts = Arc::new(NodeFacts::new(&config));
+    status::serve(&config.state_dir, Arc::clone(&facts), poll.clone(), Arc::clone(&wake))?;
+    let journal = Journal::open(&config.state_dir)?;
+    let driver = Driver::new(DriverSetup {
+        config,
+        poll,
+        wake,
+        events,
+        bell,
+        journal,
+        facts,
+        clock_start,
+        replica,
+    });
+    Ok(Parts { poll_core, driver, _eal: eal })
+}
+
+/// For the thread that runs the poll core.
+pub fn prepare_poll_thread() {
+    // Both only make it slower where they are refused.
+    if let Err(error) = nix::sys::prctl::set_timerslack(1) {
+        info!(%error, "sleeps of the poll core are rounded");
+    }
+    // SAFETY: plain numbers; 0 means the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, POLL_NICE) } != 0 {
+        info!("the poll core has no better priority than other threads");
+    }
+}
+
+fn eal_config(config: &NodeConfig) -> dpdk_config::EalConfig {
+    let ports = [Some(&config.replication.port), config.uplink.as_ref().map(|uplink| &uplink.port)];
+    dpdk_config::EalConfig {
+        huge_pages: match config.eal.huge_pages {
+            config::HugePages::Off => dpdk_config::HugePages::Off,
+            config::HugePages::On => dpdk_config::HugePages::On,
+        },
+        memory_mib: config.eal.memory_mib,
+        main_core: config.eal.main_core.map(|core| core as usize),
+        file_prefix: config.eal.file_prefix.clone(),
+        pci: ports.iter().flatten().any(|port| port.pci.is_some()),
+    }
+}
+
+fn open_port(eal: &Eal, config: &config::PortConfig, name: &str, mbufs: u32) -> Result<NodePort> {
+    let room = dpdk_config::limits::DATA_ROOM_BYTES_DEFAULT;
+    let pool = Mempool::new(eal, name, mbufs, MBUF_CACHE, room)?;
+    let default = dpdk_config::limits::DESCRIPTORS_DEFAULT;
+    let port_config = dpdk_config::PortConfig {
+        vdev: config.vdev.clone(),
+        pci: config.pci.clone(),
+        rx_descriptors: config.rx_descriptors.unwrap_or(default),
+        tx_descriptors: config.tx_descriptors.unwrap_or(default),
+        mtu: config.mtu,
+    };
+    let port = Port::open(eal, &port_config, &pool)?;
+    Ok(NodePort::new(port, pool))
+}
+
+fn start_node(config: &NodeConfig, replication: &NodePort) -> Result<Node> {
+    let own = config.own().context("this node is not in group.nodes")?;
+    let id = |id: u8| NodeId(id.into());
+    let is_replica = own.kind == NodeKind::Replica;
+    let tick = Duration::from_millis(config.replication.tick_ms.into());
+    let core = CoreConfig {
+        own: id(config.id),
+        nodes: config
+            .group
+            .nodes
+            .iter()
+            .map(|node| NodeSpec { id: id(node.id), is_replica: node.kind == NodeKind::Replica })
+            .collect(),
+        tick,
+        election_ticks: config.replication.election_timeout_ms / config.replication.tick_ms,
+        sync_timeout: Duration::from_millis(config.sync.timeout_ms.into()),
+        on_backup_loss: match config.on_backup_loss {
+            config::OnBackupLoss::Continue => OnBackupLoss::Continue,
+            config::OnBackupLoss::Stall => OnBackupLoss::Stall,
+        },
+        is_durable: !is_replica,
+        is_restarted: false,
+        incarnation: rand::random(),
+        host_facts_hash: facts_hash(config)?,
+    };
+    let transport = TransportConfig {
+        own: id(config.id),
+        own_mac: own.mac.bytes(),
+        peers: config
+            .group
+            .nodes
+            .iter()
+            .filter(|node| node.id != config.id)
+            .map(|node| (id(node.id), node.mac.bytes()))
+            .collect(),
+        group: GroupId::of(&format!("{}/{}", config.group.name, config.group.id)),
+        mtu: replication.port().mtu().min(MTU_MAX).into(),
+        first_message: rand::random(),
+    };
+    // A replica that restarts has lost its VM anyway: its commits wait for no disk. The witness
+    // keeps its vote and its log.
+    let durability = if is_replica { Durability::Memory } else { Durability::Disk };
+    let setup = NodeSetup { core, transport, state_dir: &config.state_dir, durability };
+    Node::start(setup).context("start the node of the group")
+}
+
+/// What must be equal on both hosts, as one number; 0 on the witness, which runs no VM.
+fn facts_hash(config: &NodeConfig) -> Result<u64> {
+    let Some(vmm) = &config.vmm else { return Ok(0) };
+    let binary = find_binary(vmm.kind, vmm.binary.as_deref())?;
+    let facts = host_facts(vmm, &version_of(&binary)?).context("look at this host")?;
+    let text = serde_json::to_string(&facts).context("describe this host")?;
+    Ok(GroupId::of(&text).0)
+}
+
+/// The first line that a VMM says of its version.
+pub fn version_of(binary: &Path) -> Result<String> {
+    let output = std::process::Command::new(binary)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("run {} --version", binary.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn prepare_replica(
+    config: &NodeConfig,
+) -> Result<Option<(vhost_user_plover_net::GuestNic, Replica)>> {
+    let own = config.own().context("this node is not in group.nodes")?;
+    let (Some(vmm), Some(listen)) = (&config.vmm, own.hasher) else { return Ok(None) };
+    let peer = config
+        .group
+        .nodes
+        .iter()
+        .filter(|node| node.id != config.id)
+        .find_map(|node| node.hasher)
+        .context("no other replica has a hasher address in group.nodes")?;
+    let regions = ram_layout::regions(vmm.kind, vmm.memory_mib << 20);
+    let written = WrittenPages::create(ram_layout::guest_end(&regions))
+        .context("make the log of written pages")?;
+    let written = Arc::new(written);
+    let (memory_sender, memory) = unbounded();
+    let (control, nic) = channel(NicConfig {
+        on_memory: Box::new(move |event| {
+            // The driver lives as long as the server.
+            let _ = memory_sender.send(event);
+        }),
+        written_pages: Some(Arc::clone(&written)),
+    })
+    .context("make the guest's card")?;
+    let server = VhostUserServer::start(&config.vhost_socket(), control)
+        .context("serve the guest's card")?;
+    let staging = memfd_create(c"plover-staging", MFdFlags::MFD_CLOEXEC)
+        .context("make the file that a staged set lives in")?;
+    let replica = Replica {
+        hasher_setup: HasherSetup {
+            binary: config.hasher_binary(),
+            socket: config.hasher_socket(),
+            listen,
+            peer,
+            node_id: config.id,
+            threads: config.hasher.threads,
+            slice_pages_max: config.debug.slice_pages,
+        },
+        written,
+        staging: staging.into(),
+        memory,
+        _server: server,
+        regions,
+        run_dir: run_dir(&vmm.ram_path, &config.state_dir),
+    };
+    Ok(Some((nic, replica)))
+}
+
+/// Beside the RAM file, which is on a tmpfs: captured states pass through this folder.
+fn run_dir(ram_path: &Path, state_dir: &Path) -> PathBuf {
+    ram_path.parent().unwrap_or(state_dir).join("vmm")
+}
+
+fn poll_config(config: &NodeConfig) -> PollConfig {
+    let sync = &config.sync;
+    PollConfig {
+        is_busy: config.poll.mode == PollMode::Busy,
+        idle_sleep: Duration::from_micros(config.poll.idle_sleep_us.into()),
+        guest_mac: config.guest.as_ref().map_or([0; 6], |guest| guest.mac.bytes()),
+        sync_interval_min: Duration::from_millis(sync.interval_min_ms.into()),
+        sync_interval_max: Duration::from_millis(sync.interval_max_ms.into()),
+        held_packets_max: sync.held_packets_max as usize,
+        held_bytes_max: usize::try_from(sync.held_bytes_max).unwrap_or(usize::MAX),
+        deliver_to_backup: config.debug.deliver_to_backup,
+    }
+}
