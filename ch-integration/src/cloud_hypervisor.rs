@@ -327,6 +327,8 @@ impl Vmm for CloudHypervisorVmm {
         self.resumed_at = Instant::now();
         self.state = State::Running;
         self.mapping_changed = false;
+        // Seen now and then, in case these threads end with the guest's own power-off.
+        self.vcpus.total(self.process.pid())?;
         // The guest runs; taking its events here keeps their pipe from filling up.
         self.note_events()
     }
