@@ -40,6 +40,7 @@ pub mod page_set;
 pub mod protocol;
 pub mod service;
 pub mod stage;
+pub mod state_pack;
 pub mod stats;
 pub mod sync_round;
 pub mod written_pages;

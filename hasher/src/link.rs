@@ -43,6 +43,8 @@ pub struct PeerLink {
     put_back: Option<(SyncId, Message)>,
     buffer: BytesMut,
     in_use: bool,
+    /// The device state of the last round that was done on this connection.
+    pub state_base: Vec<u8>,
     /// Bytes sent, since it was last set to 0.
     pub sent_bytes: u64,
     /// Bytes received, since it was last set to 0.
@@ -107,6 +109,7 @@ impl PeerLink {
             put_back: None,
             buffer: BytesMut::new(),
             in_use: false,
+            state_base: Vec::new(),
             sent_bytes: 0,
             received_bytes: 0,
         })

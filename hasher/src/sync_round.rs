@@ -33,6 +33,7 @@ use crate::page_set::PageSet;
 use crate::protocol::{AbortCode, Message, Seal, WireSet};
 use crate::service::Events;
 use crate::stage::{Stage, StageHeader, StagedBody};
+use crate::state_pack::{pack, unpack};
 use crate::stats::{RoundStats, Step};
 use crate::written_pages::WrittenPages;
 
@@ -208,9 +209,9 @@ async fn backup(round: &mut Round) -> Result<Ending, RoundError> {
         .stage
         .seal(round.sync, seal.position, seal.certificate)?;
     round.stats.times.add(Step::Verify, start);
-    link_of(&mut round.link)?
-        .send(round.sync, &Message::Done)
-        .await?;
+    let link = link_of(&mut round.link)?;
+    link.state_base = body.state().to_vec();
+    link.send(round.sync, &Message::Done).await?;
     round.count_wire();
     Ok(Ending::Staged(header, body))
 }
@@ -393,10 +394,9 @@ impl Round {
             early = link.receive(self.sync) => return Err(order(&early?, "nothing").into()),
         };
         let state_tag = link.certifier().state_tag(self.sync, self.position, &state);
-        let state = Bytes::from(state);
-        let state_bytes = state.len() as u64;
-        for at in (0..state.len()).step_by(BLOCKS_FRAME_BYTES) {
-            let part = state.slice(at..state.len().min(at + BLOCKS_FRAME_BYTES));
+        let packed = pack(&state, &link.state_base);
+        for at in (0..packed.len()).step_by(BLOCKS_FRAME_BYTES) {
+            let part = packed.slice(at..packed.len().min(at + BLOCKS_FRAME_BYTES));
             link.send(self.sync, &Message::State(part)).await?;
         }
         let position = self.position;
@@ -404,12 +404,15 @@ impl Round {
             position,
             certificate,
             state_tag,
-            state_bytes,
+            state_bytes: state.len() as u64,
             records,
         };
         link.send(self.sync, &Message::Seal(seal)).await?;
         match link.receive(self.sync).await? {
-            Message::Done => Ok(()),
+            Message::Done => {
+                link.state_base = state;
+                Ok(())
+            }
             other => Err(order(&other, "done").into()),
         }
     }
@@ -429,9 +432,10 @@ impl Round {
     async fn stage_all(&mut self, union: &Union) -> Result<Seal, RoundError> {
         let link = link_of(&mut self.link)?;
         let mut check = RecordCheck::new(&union.pages);
+        let mut packed = Vec::new();
         loop {
             match link.receive(self.sync).await? {
-                Message::Blocks(frame) if self.stage.state_bytes() == 0 => {
+                Message::Blocks(frame) if packed.is_empty() => {
                     let count = check.frame(&frame)?;
                     self.stats.divergent_pages += count.records;
                     self.stats.zero_pages += count.zero_pages;
@@ -439,14 +443,18 @@ impl Round {
                     self.stage.append_records(count.records, &frame)?;
                 }
                 Message::State(part) => {
-                    let bytes = self.stage.state_bytes() + part.len() as u64;
-                    if bytes > DEVICE_STATE_BYTES_MAX as u64 {
-                        let (what, field, value) = ("state", "bytes", bytes);
+                    let bytes = packed.len() + part.len();
+                    if bytes > DEVICE_STATE_BYTES_MAX {
+                        let (what, field, value) = ("state", "bytes", bytes as u64);
                         return Err(ProtocolError::Field { what, field, value }.into());
                     }
-                    self.stage.append_state(&part)?;
+                    packed.extend_from_slice(&part);
                 }
-                Message::Seal(seal) => return Ok(seal),
+                Message::Seal(seal) => {
+                    let state = unpack(&packed, seal.state_bytes, &link.state_base)?;
+                    self.stage.append_state(&state)?;
+                    return Ok(seal);
+                }
                 other => return Err(order(&other, "blocks, state or seal").into()),
             }
         }

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender};
-use hasher::control::Event as HasherEvent;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use replication::core::Notice;
 use replication::epoch::{CopyCommand, CopyEvent};
@@ -350,14 +349,7 @@ impl Driver {
             let result = match hasher.client.next_event(Duration::ZERO) {
                 Ok(None) => return,
                 Ok(Some(delivered)) => {
-                    let at = Instant::now();
-                    match delivered.event {
-                        HasherEvent::PeerLost { reason } => {
-                            warn!(reason, "the connection to the peer's hasher was lost");
-                            Ok(())
-                        }
-                        event => self.on_hasher_event(at, event, delivered.device_state),
-                    }
+                    self.on_hasher_event(delivered.event, delivered.device_state)
                 }
                 Err(error) => self.restart_hasher(&error.to_string()),
             };

@@ -35,6 +35,9 @@ const APPLY_MAX: Duration = Duration::from_secs(20);
 /// Bytes of a captured state at most; QEMU's is about 1 MB, Cloud Hypervisor's 40 kB.
 const STATE_BYTES_MAX: u64 = 64 << 20;
 
+/// How long the end of a sync waits for the hasher's last figures.
+const SENT_WAIT: Duration = Duration::from_millis(5);
+
 /// With `debug.die_at_step`: the node dies once this file is in its state folder.
 const ARMED_FILE: &str = "armed";
 
@@ -52,6 +55,8 @@ pub struct Round {
     position: Position,
     held: usize,
     stats: RoundStats,
+    /// Primary: the hasher has sent everything.
+    is_sent: bool,
     /// Backup: the primary's state, once all is staged.
     staged_state: Option<OwnedFd>,
     reason: Option<String>,
@@ -98,6 +103,7 @@ impl Driver {
             position,
             held,
             stats: RoundStats::default(),
+            is_sent: false,
             staged_state: None,
             reason: None,
         });
@@ -154,7 +160,6 @@ impl Driver {
 
     pub(super) fn on_hasher_event(
         &mut self,
-        at: Instant,
         event: HasherEvent,
         state: Option<OwnedFd>,
     ) -> Result<()> {
@@ -175,6 +180,7 @@ impl Driver {
             HasherEvent::Sent { sync, stats } => {
                 if let Some(round) = self.round_of(sync) {
                     round.stats = stats;
+                    round.is_sent = true;
                 }
             }
             HasherEvent::Staged { sync, certificate, stats, .. } => {
@@ -197,9 +203,10 @@ impl Driver {
                     self.fail(sync, &reason);
                 }
             }
-            HasherEvent::Attached(_) | HasherEvent::Applied { .. } | HasherEvent::PeerLost { .. } => {
-                let _ = at;
+            HasherEvent::PeerLost { reason } => {
+                warn!(reason, "the connection to the peer's hasher was lost");
             }
+            HasherEvent::Attached(_) | HasherEvent::Applied { .. } => {}
         }
         Ok(())
     }
@@ -226,6 +233,7 @@ impl Driver {
     }
 
     pub(super) fn finish(&mut self, sync: SyncId) -> Result<()> {
+        self.await_sent(sync)?;
         if let Some(hasher) = &self.hasher
             && let Err(error) = hasher.client.finish(sync)
         {
@@ -236,6 +244,24 @@ impl Driver {
             self.resume_paused(sync)?;
         }
         self.end_round(sync, None);
+        Ok(())
+    }
+
+    /// The last figures of the round come from the hasher by another way than the end of the sync:
+    /// they are waited for a moment, for the journal's sake.
+    fn await_sent(&mut self, sync: SyncId) -> Result<()> {
+        let deadline = Instant::now() + SENT_WAIT;
+        while self.round_of(sync).is_some_and(|round| !round.is_sent) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(hasher) = &mut self.hasher else { return Ok(()) };
+            match hasher.client.next_event(left) {
+                Ok(Some(delivered)) => {
+                    self.on_hasher_event(delivered.event, delivered.device_state)?;
+                }
+                // The call that follows finds out what is wrong with the hasher.
+                Ok(None) | Err(_) => return Ok(()),
+            }
+        }
         Ok(())
     }
 
@@ -314,7 +340,7 @@ impl Driver {
                     return Ok(());
                 }
                 HasherEvent::Failed { sync: failed, reason } if failed == sync => bail!("{reason}"),
-                other => self.on_hasher_event(Instant::now(), other, delivered.device_state)?,
+                other => self.on_hasher_event(other, delivered.device_state)?,
             }
         }
     }
