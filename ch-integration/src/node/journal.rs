@@ -82,7 +82,9 @@ impl Journal {
             "reason": summary.aborted,
             "written_own": stats.written_own_pages,
             "written_peer": stats.written_peer_pages,
-            "union": stats.union_pages,
+            // What either side wrote; the rotating slice is compared on top of it.
+            "union": stats.union_pages.saturating_sub(stats.slice_pages),
+            "slice": stats.slice_pages,
             "divergent": stats.divergent_pages,
             "untracked": stats.untracked_pages,
             "differing_bytes": stats.differing_bytes,

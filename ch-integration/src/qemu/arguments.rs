@@ -24,7 +24,10 @@ pub(super) fn arguments(
     args.pair("-accel", accel);
     args.pair("-machine", "q35,memory-backend=mem");
     args.pair("-cpu", cpu);
-    args.pair("-smp", &config.vcpus.to_string());
+    // With room for one CPU only, TCG leaves out the guest's memory barriers, and a virtio ring
+    // shared with another process needs them: an interrupt or a kick would get lost.
+    let vcpus_max = config.vcpus.max(2);
+    args.pair("-smp", &format!("{},maxcpus={vcpus_max}", config.vcpus));
     args.pair("-m", &format!("{}M", config.memory_mib));
     args.pair(
         "-object",
