@@ -140,6 +140,8 @@ mod tests {
         let pid = std::process::id();
         // SAFETY: gettid has no preconditions.
         let own = unsafe { libc::gettid() }.cast_unsigned();
+        // A switch brings the scheduler's sum up to date.
+        std::thread::sleep(Duration::from_millis(2));
         let mut clock = VcpuClock::default();
         clock.run_on(pid, &[own]);
         let first = clock.total(pid).unwrap();

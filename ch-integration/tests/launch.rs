@@ -29,15 +29,28 @@ fn descriptors(pid: u32) -> Vec<(i32, String)> {
     let folder = format!("/proc/{pid}/fd");
     let mut found: Vec<(i32, String)> = fs::read_dir(folder)
         .unwrap()
-        .map(|entry| {
+        .filter_map(|entry| {
             let entry = entry.unwrap();
-            let target = fs::read_link(entry.path()).unwrap();
+            // One may have been closed since the folder was read.
+            let target = fs::read_link(entry.path()).ok()?;
             let number = entry.file_name().into_string().unwrap().parse().unwrap();
-            (number, target.to_string_lossy().into_owned())
+            Some((number, target.to_string_lossy().into_owned()))
         })
         .collect();
     found.sort();
     found
+}
+
+/// Asserts that the process holds these descriptors once its loader has closed its libraries.
+fn assert_descriptors(pid: u32, expected: &[i32]) {
+    let numbers = || -> Vec<i32> { descriptors(pid).iter().map(|(number, _)| *number).collect() };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while numbers() != expected && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // For longer than a loader has a library open.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(numbers(), expected);
 }
 
 #[test]
@@ -64,8 +77,7 @@ fn a_userfaultfd_and_a_pidfd_are_taken_and_nothing_is_left_behind() {
         pidfd_info.contains(&format!("Pid:\t{pid}\n")),
         "{pidfd_info}"
     );
-    let left: Vec<i32> = descriptors(pid).iter().map(|(number, _)| *number).collect();
-    assert_eq!(left, [0, 1, 2]);
+    assert_descriptors(pid, &[0, 1, 2]);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("TracerPid:\t0\n"), "it is traced still");
 }
@@ -100,8 +112,12 @@ fn the_userfaultfd_is_of_the_program_s_own_address_space() {
     };
     // SAFETY: `uffd` is a userfaultfd and `api` is laid out as the kernel's uffdio_api.
     unsafe { uffdio_api(uffd, &raw mut api) }.unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    let maps = fs::read_to_string(format!("/proc/{}/maps", spawned.process.pid())).unwrap();
+    let maps = || fs::read_to_string(format!("/proc/{}/maps", spawned.process.pid())).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !maps().contains("[heap]") && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let maps = maps();
     let heap = maps.lines().find(|line| line.ends_with("[heap]")).unwrap();
     let (start, rest) = heap.split_once('-').unwrap();
     let end = rest.split_once(' ').unwrap().0;
@@ -147,11 +163,7 @@ fn only_descriptors_that_are_passed_reach_the_program() {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let spawned = spawn(&mut command, &[passed.as_fd()]).unwrap();
-    let found: Vec<i32> = descriptors(spawned.process.pid())
-        .iter()
-        .map(|(number, _)| *number)
-        .collect();
-    assert_eq!(found, [0, 1, 2, passed.as_raw_fd()]);
+    assert_descriptors(spawned.process.pid(), &[0, 1, 2, passed.as_raw_fd()]);
     // SAFETY: `leaky` was opened above and nobody else closes it.
     unsafe { libc::close(leaky) };
 }
