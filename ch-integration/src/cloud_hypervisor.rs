@@ -300,6 +300,7 @@ impl Vmm for CloudHypervisorVmm {
         self.call("vm.create", Some(&machine), limits::MACHINE_TIMEOUT)?;
         self.call("vm.boot", None, limits::MACHINE_TIMEOUT)?;
         self.state = State::Running;
+        self.mapping_changed = true;
         self.resumed_at = Instant::now();
         self.find_vcpus()
     }

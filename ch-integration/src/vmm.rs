@@ -117,7 +117,8 @@ pub trait Vmm: Send {
     fn load(&mut self, state: &[u8]) -> Result<(), VmmError>;
 
     /// After [`Vmm::load`]: whether the VMM mapped guest memory anew, so that a tracker has to
-    /// register the new mapping before [`Vmm::resume`].
+    /// register the new mapping before [`Vmm::resume`]. After [`Vmm::boot`]: whether it mapped it
+    /// only then; what the guest wrote before the tracker registers it is not known.
     fn ram_mapping_changed(&self) -> bool;
 
     /// CPU time of the vCPU threads so far, as the scheduler accounts it. It never goes back.

@@ -246,6 +246,10 @@ impl Driver {
         let machine = self.machine()?;
         machine.vmm.boot().context("boot the guest")?;
         machine.is_running = true;
+        if machine.vmm.ram_mapping_changed() {
+            // The guest runs already, so the next union is all memory.
+            self.attach(false)?;
+        }
         self.tell(PollCommand::Thaw);
         self.report(CopyEvent::Booted);
         Ok(())
