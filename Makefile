@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test soak lint clean
+.PHONY: help deps build demo test soak perf lint clean
 
 # A debug build is compiled with opt-level 1, its dependencies with 2 (see Cargo.toml): fast
 # enough to protect a VM under load, and twice as fast to build as a release.
@@ -17,6 +17,7 @@ help:
 	@echo "make demo   protect a VM, kill its host, show what it cost"
 	@echo "make test   every check and every test"
 	@echo "make soak   $(RUNS) kills at moments that seeds draw (RUNS=n)"
+	@echo "make perf   what the parts cost, A against B in one run"
 	@echo "make lint   formatting, clippy, licenses and advisories"
 	@echo "make deps   install what is missing (Debian packages)"
 	@echo "make clean  remove what dead demo runs left behind"
@@ -47,6 +48,11 @@ test: build lint
 # Moments by seed; then one kill inside each step of a sync.
 soak: build
 	.ci/soak $(bin)/plover $(RUNS)
+
+# Figures for docs/performance.md.
+perf: build
+	$(bin)/plover-perf digest
+	$(bin)/plover-perf commit
 
 clean: build
 	$(bin)/plover demo --clean
