@@ -93,6 +93,10 @@ pub struct SyncRecord {
     pub union: u64,
     /// Pages that differ.
     pub divergent: u64,
+    /// Pages that differ and that only the rotating slice found.
+    pub untracked: u64,
+    /// Was the union all memory?
+    pub all_memory: bool,
     /// Bytes that this node's hasher sent.
     pub bytes_sent: u64,
     /// Bytes of all pages in the union.

@@ -134,9 +134,20 @@ impl JsonLines {
     /// Creates the file.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-        Ok(Self {
+        Ok(Self::over(file))
+    }
+
+    /// Opens the file to add to what it has.
+    pub fn append(path: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("open {}", path.display()))?;
+        Ok(Self::over(file))
+    }
+
+    fn over(file: File) -> Self {
+        Self {
             out: Mutex::new(BufWriter::with_capacity(1 << 16, file)),
-        })
+        }
     }
 
     /// Adds a line, buffered.

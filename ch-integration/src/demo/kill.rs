@@ -8,17 +8,19 @@ use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::events::EventKind;
-use super::history::{JsonLines, KILLS_FILE, Kill, now_ns};
-use super::interrupt::Interrupt;
-use super::live::GroupView;
+use super::events::{EventKind, NodeEvent};
+use super::group::Group;
+use super::history::{EVENTS_FILE, JsonLines, KILLS_FILE, Kill, now_ns, read_lines};
 use super::network::{Host, Network};
 
 /// How long the step of a plan is waited for; syncs come several times a second.
 const STEP_WAIT: Duration = Duration::from_secs(15);
-/// How often the events are looked at while a step is waited for. Steps last a millisecond or
-/// less; busy looking would take a core from the nodes.
-const STEP_LOOK: Duration = Duration::from_micros(100);
+/// How often it is looked whether the armed node has died.
+const STEP_LOOK: Duration = Duration::from_millis(1);
+/// Makes a node die at its `debug.die_at_step`, once it is in the node's folder.
+const ARMED_FILE: &str = "armed";
+/// Steps that only the backup takes.
+const BACKUP_STEPS: [&str; 6] = ["stage", "verify", "staged", "commit", "apply", "load"];
 
 /// How far into the load the kill falls: drawn by the seed, uniform over its middle.
 pub fn moment(seed: u64, load_seconds: u64) -> Duration {
@@ -27,26 +29,44 @@ pub fn moment(seed: u64, load_seconds: u64) -> Duration {
     Duration::from_micros(random.random_range(load_us / 5..load_us * 7 / 10))
 }
 
-/// Waits until a replica enters `step`. `false`: it never came.
-pub fn wait_for_step(view: &mut GroupView, step: &str, interrupt: &Interrupt) -> Result<bool> {
-    let armed_ns = now_ns();
+/// The replica that a plan's step is taken by: the primary, unless only the backup takes it.
+pub fn victim_of(step: &str, primary: Host) -> Host {
+    match (BACKUP_STEPS.contains(&step), primary) {
+        (true, Host::A) => Host::B,
+        (true, _) => Host::A,
+        (false, primary) => primary,
+    }
+}
+
+/// Lets a host die as it enters `step`: the node itself sends the signals, so that nothing comes
+/// between. `None`: the step never came.
+pub fn kill_in_step(group: &mut Group, host: Host, step: &str) -> Result<Option<Kill>> {
+    let armed = group.state_dir(host).join(ARMED_FILE);
+    std::fs::write(&armed, "").with_context(|| format!("create {}", armed.display()))?;
     let deadline = Instant::now() + STEP_WAIT;
-    while Instant::now() < deadline {
-        let entered = view.update()?.into_iter().any(|(_, event)| {
-            event.t_ns >= armed_ns
-                && matches!(&event.kind, EventKind::Step { step: entered, .. } if entered == step)
-        });
-        if entered {
-            return Ok(true);
+    while !group.has_ended(host)? {
+        if Instant::now() > deadline {
+            std::fs::remove_file(&armed).with_context(|| format!("remove {}", armed.display()))?;
+            return Ok(None);
         }
-        interrupt.check()?;
+        group.interrupt.check()?;
         std::thread::sleep(STEP_LOOK);
     }
-    Ok(false)
+    let mut kill = kill_host(&group.network, host)?;
+    let events: Vec<NodeEvent> = read_lines(&group.state_dir(host).join(EVENTS_FILE))?;
+    let entered = events.iter().rfind(
+        |event| matches!(&event.kind, EventKind::Step { step: entered, .. } if entered == step),
+    );
+    kill.t_ns = entered.map_or(kill.t_ns, |event| event.t_ns);
+    kill.step = Some(step.to_owned());
+    // The node, its VMM and its hasher, which were gone by then.
+    kill.processes += 3;
+    group.note_killed(&kill, host)?;
+    Ok(Some(kill))
 }
 
 /// SIGKILL to everything on a host at once, then its cables out.
-pub fn kill_host(network: &Network, host: Host, step: Option<String>) -> Result<Kill> {
+pub fn kill_host(network: &Network, host: Host) -> Result<Kill> {
     let t_ns = now_ns();
     let processes = network.host(host).kill_all()?;
     network.cut_off(host)?;
@@ -54,14 +74,14 @@ pub fn kill_host(network: &Network, host: Host, step: Option<String>) -> Result<
         t_ns,
         node: host.name().to_owned(),
         what: "host".to_owned(),
-        step,
+        step: None,
         processes,
     })
 }
 
-/// Writes the run's kill.
+/// Adds a kill to the run's.
 pub fn record(run_dir: &Path, kill: &Kill) -> Result<()> {
-    let file = JsonLines::create(&run_dir.join(KILLS_FILE))?;
+    let file = JsonLines::append(&run_dir.join(KILLS_FILE))?;
     file.write(kill)?;
     file.flush()
 }
@@ -76,6 +96,13 @@ pub fn end_child(child: &mut Child) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_of_the_backup_kills_the_backup() {
+        assert_eq!(victim_of("load", Host::A), Host::B);
+        assert_eq!(victim_of("stage", Host::B), Host::A);
+        assert_eq!(victim_of("blocks", Host::B), Host::B);
+    }
 
     #[test]
     fn moments_repeat_by_seed_and_spread_over_the_load() {

@@ -14,7 +14,7 @@ use super::table::{bytes, micros};
 pub struct GroupView {
     tails: [(Host, EventTail); 3],
     /// Generation of the newest role.
-    generation: u64,
+    pub generation: u64,
     /// The primary, if a role names one.
     pub primary: Option<Host>,
     /// Do two copies stand for the VM?

@@ -10,6 +10,7 @@ pub mod client;
 pub mod counter;
 mod cpio;
 pub mod events;
+pub mod group;
 pub mod guest;
 pub mod history;
 mod interrupt;
@@ -28,3 +29,8 @@ pub mod table;
 pub use leftovers::clean as clean_leftovers;
 pub use options::{DemoOptions, DemoVmm, KillPlan, Service, Setting};
 pub use run::{DemoOutcome, run};
+
+/// A line of progress, on standard error: standard output has the report alone.
+fn say(line: &str) {
+    eprintln!("{line}");
+}

@@ -125,6 +125,11 @@ impl Network {
         &self.client
     }
 
+    /// The namespace of the bridges.
+    pub fn switch(&self) -> &Namespace {
+        &self.switch
+    }
+
     /// Takes a host off every network: what a power cut does to its cables. Without it the
     /// killed host's kernel would still answer its peers with resets.
     pub fn cut_off(&self, host: Host) -> Result<()> {

@@ -44,11 +44,14 @@ impl GroupPlan<'_> {
         if host.is_replica() {
             self.add_replica(host, &mut sections);
             for setting in self.settings {
-                let line = (setting.key.clone(), setting.value.clone());
+                let state_dir = self.state_dir(host);
+                let value = setting
+                    .value
+                    .replace("{state_dir}", &state_dir.to_string_lossy());
                 sections
                     .entry(setting.section.clone())
                     .or_default()
-                    .insert(line.0, line.1);
+                    .insert(setting.key.clone(), value);
             }
         }
         let mut text = format!(
@@ -176,7 +179,10 @@ mod tests {
             memory_mib: 256,
             service: Service::Redis,
         };
-        let settings = ["debug.deliver_to_backup=false".parse().unwrap()];
+        let settings = [
+            "debug.deliver_to_backup=false".parse().unwrap(),
+            "debug.record_deliveries=\"{state_dir}/d\"".parse().unwrap(),
+        ];
         let plan = GroupPlan {
             run_name: "4711-0",
             run_dir: Path::new("/var/tmp/plover-demo/4711-0"),
@@ -208,6 +214,7 @@ mod tests {
         );
         assert!(text.contains("[vmm]\n") && text.contains("[uplink]\n"));
         assert!(text.contains("[debug]\ndeliver_to_backup = false\n"));
+        assert!(text.contains("record_deliveries = \"/var/tmp/plover-demo/4711-0/b/d\"\n"));
         assert!(text.contains("hasher = \"10.77.0.1:7700\""));
     }
 

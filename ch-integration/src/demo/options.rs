@@ -23,9 +23,9 @@ pub struct DemoOptions {
     /// Seed of the kill's moment and of the values written.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// When the primary's host is killed: `time`, `none`, or `step=NAME` of a sync
-    /// (pause, collect, digest, exchange, compare, blocks, send, stage, verify, staged, commit,
-    /// apply, load, resume).
+    /// When the primary's host is killed: `time`, `none`, or `step=NAME` of a sync (pause,
+    /// collect, digest, exchange, compare, blocks, send, resume; of the backup, whose host is
+    /// killed then: stage, verify, staged, commit, apply, load).
     #[arg(long, default_value = "time", value_name = "PLAN")]
     pub kills: KillPlan,
     /// How long the clients write.
@@ -61,7 +61,8 @@ pub struct DemoOptions {
     /// Election timeout: how long a silent leader is waited for.
     #[arg(long, default_value_t = 250)]
     pub election_timeout_ms: u32,
-    /// More lines for each replica's configuration, as `debug.deliver_to_backup=false`.
+    /// More lines for each replica's configuration, as `debug.deliver_to_backup=false`;
+    /// `{state_dir}` stands for the node's folder.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub settings: Vec<Setting>,
     /// Keep namespaces and processes at the end, until Enter or Ctrl-C.
@@ -110,7 +111,8 @@ pub enum KillPlan {
     None,
     /// At a moment that the seed draws.
     Time,
-    /// From that moment on, as soon as a replica enters this step.
+    /// From that moment on, as soon as the primary enters this step; a step that only the backup
+    /// takes kills the backup's host.
     Step(String),
 }
 
@@ -136,6 +138,17 @@ pub struct Setting {
     pub key: String,
     /// The value in TOML's form.
     pub value: String,
+}
+
+impl Setting {
+    /// Lets a replica that is armed die at `step` of a sync.
+    pub(super) fn die_at(step: &str) -> Self {
+        Self {
+            section: "debug".to_owned(),
+            key: "die_at_step".to_owned(),
+            value: serde_json::Value::from(step).to_string(),
+        }
+    }
 }
 
 impl FromStr for Setting {
