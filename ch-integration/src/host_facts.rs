@@ -230,31 +230,31 @@ mod tests {
         type Change = fn(&mut HostFacts);
         let table: [(&str, Change); 11] = [
             ("VMM: qemu here, cloud-hypervisor there", |f| {
-                f.vmm_kind = VmmKind::CloudHypervisor
+                f.vmm_kind = VmmKind::CloudHypervisor;
             }),
             ("VMM version: 7.2.22 here, 8.0.0 there", |f| {
-                f.vmm_version = "8.0.0".to_owned()
+                f.vmm_version = "8.0.0".to_owned();
             }),
             ("vmm.accel: tcg here, kvm there", |f| f.accel = Accel::Kvm),
             ("CPU model: AMD EPYC here, Xeon there", |f| {
-                f.cpu_model = "Xeon".to_owned()
+                f.cpu_model = "Xeon".to_owned();
             }),
             ("CPU flags only one has: avx2 here,  there", |f| {
                 f.cpu_flags.remove("avx2");
             }),
             ("TSC rate: 2600000 kHz here, 2610000 kHz", |f| {
-                f.tsc_khz = 2_610_000
+                f.tsc_khz = 2_610_000;
             }),
             ("vmm.memory_mib: 256 here, 512 there", |f| {
-                f.memory_mib = 512
+                f.memory_mib = 512;
             }),
             ("vmm.vcpus: 1 here, 2 there", |f| f.vcpus = 2),
             ("vmm.cmdline: ", |f| f.cmdline.push('x')),
             ("vmm.kernel: fingerprint 0000000000000001 here", |f| {
-                f.kernel_fingerprint = 9
+                f.kernel_fingerprint = 9;
             }),
             ("vmm.extra_args: [] here, [\"-s\"] there", |f| {
-                f.extra_args.push("-s".to_owned())
+                f.extra_args.push("-s".to_owned());
             }),
         ];
         for (expected, change) in table {
