@@ -1,3 +1,5 @@
-//! What Plover's end-to-end tests are made of: the simulation of a replica group.
+//! What Plover's tests across crates are made of: the simulation of a replica group, and the
+//! handles of the end-to-end tests.
 
+pub mod e2e;
 pub mod sim;
