@@ -23,7 +23,7 @@ use crate::input::InputCursor;
 use crate::lease::Lease;
 use crate::limits::{
     ABORTED_IN_A_ROW_MAX, APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, CLOCK_DRIFT_PERMILLE,
-    COMPACT_ENTRIES, ELECTION_STAGGER_TICKS, HANDOVER_RETRY_TIMEOUTS, LOG_BYTES_MAX,
+    COMPACT_ENTRIES, ELECTION_GRACE_TICKS, ELECTION_STAGGER_TICKS, HANDOVER_RETRY_TIMEOUTS, LOG_BYTES_MAX,
     PEER_LOST_TIMEOUTS, RETRY_AFTER_ABORT, RETRY_AFTER_FILL, UNCOMMITTED_BYTES_MAX,
 };
 use crate::output_rule::{self, OutputPolicy};
@@ -159,6 +159,11 @@ pub enum Notice {
     },
     /// The state of this node's copy changed.
     Copy(LocalCopy),
+    /// The other replica's host has other facts: its copy will not be filled.
+    HostsDiffer {
+        /// The other replica.
+        node: NodeId,
+    },
 }
 
 /// Counts of what was refused.
@@ -316,7 +321,8 @@ impl Core {
             aborted_in_a_row: 0,
             not_before: now,
             idle: false,
-            uplink_up: false,
+            // Until it was looked at.
+            uplink_up: true,
             report_sequence: 0,
             reported: None,
             is_mute: false,
@@ -576,9 +582,17 @@ impl Core {
         let is_newer = peer.report.is_none_or(|(_, last)| {
             last.incarnation != report.incarnation || last.sequence < report.sequence
         });
-        if is_newer {
-            peer.report = Some((now, report));
+        if !is_newer {
+            return;
         }
+        let known = peer.report.map(|(_, last)| last.host_facts_hash);
+        let differs = peer.spec.is_replica
+            && self.config.host_facts_hash != 0
+            && report.host_facts_hash != self.config.host_facts_hash;
+        if differs && known != Some(report.host_facts_hash) {
+            self.actions.push(Action::Note(Notice::HostsDiffer { node: from }));
+        }
+        peer.report = Some((now, report));
     }
 
     fn receive_raft(&mut self, from: NodeId, mut message: Message) {
@@ -931,6 +945,8 @@ impl Core {
             group: &self.group,
             copy: &self.copy,
             peers: &peers,
+            host_facts_hash: self.config.host_facts_hash,
+            uplink_up: self.uplink_up,
             sync_wanted: self.sync_wanted && may_begin,
             sync_age: self.now.saturating_sub(self.sync_began_at),
             sync_timeout: self.config.sync_timeout,
@@ -1033,7 +1049,7 @@ impl Core {
 
 fn raft_config(config: &CoreConfig, place: usize, applied: LogIndex) -> raft::Config {
     let election_tick = config.election_ticks as usize;
-    let timeout = election_tick + place * ELECTION_STAGGER_TICKS;
+    let timeout = election_tick + ELECTION_GRACE_TICKS + place * ELECTION_STAGGER_TICKS;
     raft::Config {
         id: config.own.0,
         election_tick,

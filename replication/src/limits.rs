@@ -30,6 +30,14 @@ pub const RETRY_AFTER_ABORT: Duration = Duration::from_millis(50);
 /// How long it waits after a failed fill.
 pub const RETRY_AFTER_FILL: Duration = Duration::from_millis(1000);
 
+/// A fill may take this many times as long as another sync.
+pub const FILL_TIMEOUTS: u32 = 12;
+
+/// Ticks between the end of a follower's promise to grant no vote and the first node's election:
+/// the first tick after a heartbeat may follow at once, on both of them. Without it the first
+/// node's request would come while the others still refuse.
+pub const ELECTION_GRACE_TICKS: usize = 2;
+
 /// Syncs given up in a row after which the backup counts as lost: output must not wait for ever
 /// on a backup whose node lives and whose hasher or VMM does not.
 pub const ABORTED_IN_A_ROW_MAX: u32 = 5;

@@ -10,6 +10,7 @@ use plover_types::{CopySet, LogEntry, Mode, NodeId, RoleEntry, SyncId, SyncKind}
 
 use crate::epoch::{LocalCopy, Progress};
 use crate::group::{GroupState, SyncInFlight};
+use crate::limits::FILL_TIMEOUTS;
 use crate::wire::{CopyReport, CopyState};
 
 /// What to do when the backup is lost.
@@ -45,6 +46,10 @@ pub struct View<'a> {
     pub copy: &'a LocalCopy,
     /// The other nodes.
     pub peers: &'a [Peer<'a>],
+    /// Hash of what both hosts must have in common.
+    pub host_facts_hash: u64,
+    /// Whether the uplink has a link.
+    pub uplink_up: bool,
     /// A sync is due: both copies idle, or a bound reached.
     pub sync_wanted: bool,
     /// How long the sync in flight has been.
@@ -93,6 +98,10 @@ pub fn plan(view: &View<'_>) -> Plan {
         && backup_is_lost(view, role, backup)
     {
         return propose_role(view, Mode::Unprotected, &[view.own]);
+    }
+    if !view.uplink_up && backup.report.is_some_and(|report| report.uplink_up) {
+        // Clients cannot reach this host, and can reach the other one.
+        return hand_over(view, role);
     }
     match view.group.sync() {
         None => begin(view, role, backup),
@@ -175,7 +184,12 @@ fn begin(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> Plan {
             SyncKind::Delta
         }
         // Under `OnBackupLoss::Stall` the role stays protected while the backup is filled anew.
-        (_, CopyState::Ready) if view.fill_allowed => SyncKind::Fill,
+        // A state of a host that is not alike could not be loaded.
+        (_, CopyState::Ready)
+            if view.fill_allowed && report.host_facts_hash == view.host_facts_hash =>
+        {
+            SyncKind::Fill
+        }
         _ => return Plan::Wait,
     };
     Plan::Propose(LogEntry::SyncBegin {
@@ -191,7 +205,8 @@ fn end_or_abort(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan
     else {
         return abort(view, sync.id);
     };
-    if at.id != sync.id || *progress == Progress::Failed || view.sync_age > view.sync_timeout {
+    if at.id != sync.id || *progress == Progress::Failed || view.sync_age > timeout(view, sync)
+    {
         return abort(view, sync.id);
     }
     let Some(report) = backup.report else {
@@ -231,7 +246,7 @@ fn end_or_abort(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan
 
 /// The backup holds all memory; once it runs, the group is protected.
 fn finish_fill(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan {
-    if view.sync_age > view.sync_timeout {
+    if view.sync_age > timeout(view, sync) {
         return abort(view, sync.id);
     }
     let Some(report) = backup.report else {
@@ -245,6 +260,14 @@ fn finish_fill(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan 
             abort(view, sync.id)
         }
         _ => Plan::Wait,
+    }
+}
+
+/// All memory takes longer than what was written since the last sync.
+fn timeout(view: &View<'_>, sync: &SyncInFlight) -> Duration {
+    match sync.kind {
+        SyncKind::Delta => view.sync_timeout,
+        SyncKind::Fill => view.sync_timeout * FILL_TIMEOUTS,
     }
 }
 

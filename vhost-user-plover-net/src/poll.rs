@@ -53,8 +53,6 @@ pub struct PollConfig {
     pub sync_interval_max: Duration,
     /// Packets held at most; the guest's transmit ring waits beyond.
     pub held_packets_max: usize,
-    /// Bytes held at most.
-    pub held_bytes_max: usize,
     /// Debugging: false keeps input from a copy that is not the primary's.
     pub deliver_to_backup: bool,
 }
@@ -211,7 +209,7 @@ impl PollCore {
             last_ring_activity: Duration::ZERO,
             last_sync: Duration::ZERO,
             last_link_check: Duration::ZERO,
-            uplink_up: false,
+            uplink_up: true,
             was_serving: false,
             has_released: false,
             announce: VecDeque::new(),
@@ -460,7 +458,6 @@ impl PollCore {
     fn take_from_guest(&mut self, now: Duration) -> usize {
         let (Some(nic), Some(uplink)) = (&mut self.nic, &self.uplink) else { return 0 };
         let room = self.config.held_packets_max.saturating_sub(self.hold.len());
-        let room = room.min(self.config.held_bytes_max / plover_types::limits::PACKET_BYTES_MAX);
         let room = room.min(uplink.buffers_left() as usize / 2);
         let (hold, learned, counters) = (&mut self.hold, &mut self.learned, &mut self.counters);
         let taken = nic.take(room, &mut |frame| {

@@ -14,6 +14,9 @@ use tracing_subscriber::EnvFilter;
 /// Exit code of `status` when the node answers and its VM is not protected.
 const EXIT_UNPROTECTED: u8 = 3;
 
+/// A peer that was not heard for longer is not there.
+const PEER_AGE_MAX_MS: u64 = 1000;
+
 /// Keeps a virtual machine serving when its host dies.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -96,8 +99,21 @@ fn show_status(node: &Path, json: bool) -> Result<ExitCode> {
     } else {
         print!("{}", status_text(&answer));
     }
-    let is_protected = answer["status"]["role"]["mode"] == "protected";
-    Ok(if is_protected { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
+    Ok(if is_protected(&answer["status"]) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
+}
+
+/// A protected role is not enough: with `on_backup_loss = "stall"` it stays while the backup is
+/// gone. The other replica must have been heard of, with a copy.
+fn is_protected(status: &Value) -> bool {
+    let has_copy = |peer: &Value| {
+        let copy = peer["copy"].as_str().unwrap_or_default();
+        !["absent", "void", "ready to be filled"].contains(&copy)
+            && peer["age_ms"].as_u64().is_some_and(|age| age < PEER_AGE_MAX_MS)
+    };
+    let peers = status["peers"].as_array();
+    let own_is_witness = status["copy"] == "absent";
+    let copies = peers.into_iter().flatten().filter(|peer| has_copy(peer)).count();
+    status["role"]["mode"] == "protected" && copies >= if own_is_witness { 2 } else { 1 }
 }
 
 fn status_text(answer: &Value) -> String {

@@ -168,8 +168,6 @@ pub struct SyncConfig {
     pub interval_max_ms: u32,
     /// Packets of the guest held before a sync is forced.
     pub held_packets_max: u32,
-    /// Bytes of the guest's packets held before a sync is forced.
-    pub held_bytes_max: u64,
     /// How long a copy is given to go quiet.
     pub quiet_max_ms: u32,
     /// A sync that takes longer is aborted.
@@ -182,7 +180,6 @@ impl Default for SyncConfig {
             interval_min_ms: 20,
             interval_max_ms: 200,
             held_packets_max: 4096,
-            held_bytes_max: 8 << 20,
             quiet_max_ms: 10,
             timeout_ms: 5000,
         }

@@ -120,7 +120,6 @@ threads = 2
 interval_min_ms = 30
 interval_max_ms = 300
 held_packets_max = 100
-held_bytes_max = 100000
 quiet_max_ms = 5
 timeout_ms = 1000
 [poll]

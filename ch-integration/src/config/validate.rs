@@ -223,12 +223,6 @@ fn clocks(config: &NodeConfig, found: &mut Found) {
         "use 1 or more",
     );
     found.require(
-        sync.held_bytes_max >= 1 << 16,
-        "sync.held_bytes_max",
-        "is less than a few frames",
-        "use 65536 or more",
-    );
-    found.require(
         sync.timeout_ms > sync.quiet_max_ms,
         "sync.timeout_ms",
         "is not longer than sync.quiet_max_ms",

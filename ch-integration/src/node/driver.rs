@@ -472,6 +472,11 @@ impl Driver {
                 info!(%to, "handing leadership over");
                 self.journal.write(at, "hand_over", json!({ "to": to }));
             }
+            Notice::HostsDiffer { node } => {
+                warn!(%node, "this host and that node's differ in VMM, CPU or guest: its copy is \
+                    not filled; compare host.facts of `plover status --json` on both");
+                self.journal.write(at, "hosts_differ", json!({ "node": node }));
+            }
             Notice::Copy(copy) => debug!(?copy, "copy"),
             Notice::SyncBegan(sync) => debug!(?sync, "sync began"),
             Notice::SyncEnded { sync, position } => debug!(?sync, %position, "sync ended"),

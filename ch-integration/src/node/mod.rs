@@ -32,13 +32,14 @@ pub fn run(config: NodeConfig) -> Result<()> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("watch for signals")?;
     }
+    let core = config.poll.core;
     let parts = setup::prepare(config)?;
     let poll_stop = Arc::clone(&stop);
     let poll_core = parts.poll_core;
     let poll_thread = std::thread::Builder::new()
         .name("plover-poll".to_owned())
         .spawn(move || {
-            setup::prepare_poll_thread();
+            setup::prepare_poll_thread(core);
             poll_core.run(&poll_stop);
             // Whatever ended the core ends the node: a primary without it is a dead primary.
             poll_stop.store(true, Ordering::Relaxed);

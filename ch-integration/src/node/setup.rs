@@ -1,6 +1,7 @@
 //! Puts a node together from its configuration: DPDK, ports, the group's core, the guest's card,
 //! the poll core and the driver.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
 use replication::transport::TransportConfig;
 use replication::wire::GroupId;
-use tracing::info;
+use tracing::{info, warn};
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollConfig, PollCore, PollSetup};
 use vhost_user_plover_net::record::DeliveryRecord;
@@ -58,7 +59,11 @@ pub struct Parts {
 
 /// Makes everything that a node consists of.
 pub fn prepare(config: NodeConfig) -> Result<Parts> {
-    std::fs::create_dir_all(&config.state_dir)
+    // Captured states and control sockets lie there: for nobody else to read.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.state_dir)
         .with_context(|| format!("create state_dir {}", config.state_dir.display()))?;
     let eal = Eal::init(&eal_config(&config)).context("start DPDK")?;
     let replication = open_port(&eal, &config.replication.port, "replication", REPLICATION_MBUFS)
@@ -73,7 +78,8 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
     if let Some(uplink) = &uplink {
         uplink.port().set_promiscuous(true).context("let the uplink take the guest's frames")?;
     }
-    let node = start_node(&config, &replication)?;
+    let facts = Arc::new(NodeFacts::new(&config));
+    let node = start_node(&config, &replication, &facts)?;
     let clock_start = node.instant_of(Duration::ZERO);
     let (poll, commands) = unbounded();
     let (event_sender, events) = unbounded();
@@ -99,7 +105,6 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         wake: Arc::clone(&wake),
         record,
     });
-    let facts = Arc::new(NodeFacts::new(&config));
     status::serve(&config.state_dir, Arc::clone(&facts), poll.clone(), Arc::clone(&wake))?;
     let journal = Journal::open(&config.state_dir)?;
     let driver = Driver::new(DriverSetup {
@@ -117,7 +122,16 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
 }
 
 /// For the thread that runs the poll core.
-pub fn prepare_poll_thread() {
+pub fn prepare_poll_thread(core: Option<u32>) {
+    if let Some(core) = core {
+        let mut set = nix::sched::CpuSet::new();
+        let pinned = set
+            .set(core as usize)
+            .and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+        if let Err(error) = pinned {
+            warn!(core, %error, "poll.core cannot be used; the poll core runs on any");
+        }
+    }
     // Both only make it slower where they are refused.
     if let Err(error) = nix::sys::prctl::set_timerslack(1) {
         info!(%error, "sleeps of the poll core are rounded");
@@ -157,7 +171,7 @@ fn open_port(eal: &Eal, config: &config::PortConfig, name: &str, mbufs: u32) -> 
     Ok(NodePort::new(port, pool))
 }
 
-fn start_node(config: &NodeConfig, replication: &NodePort) -> Result<Node> {
+fn start_node(config: &NodeConfig, replication: &NodePort, facts: &NodeFacts) -> Result<Node> {
     let own = config.own().context("this node is not in group.nodes")?;
     let id = |id: u8| NodeId(id.into());
     let is_replica = own.kind == NodeKind::Replica;
@@ -180,7 +194,7 @@ fn start_node(config: &NodeConfig, replication: &NodePort) -> Result<Node> {
         is_durable: !is_replica,
         is_restarted: false,
         incarnation: rand::random(),
-        host_facts_hash: facts_hash(config)?,
+        host_facts_hash: facts_hash(config, facts)?,
     };
     let transport = TransportConfig {
         own: id(config.id),
@@ -204,11 +218,14 @@ fn start_node(config: &NodeConfig, replication: &NodePort) -> Result<Node> {
 }
 
 /// What must be equal on both hosts, as one number; 0 on the witness, which runs no VM.
-fn facts_hash(config: &NodeConfig) -> Result<u64> {
+fn facts_hash(config: &NodeConfig, known: &NodeFacts) -> Result<u64> {
     let Some(vmm) = &config.vmm else { return Ok(0) };
     let binary = find_binary(vmm.kind, vmm.binary.as_deref())?;
-    let facts = host_facts(vmm, &version_of(&binary)?).context("look at this host")?;
+    let mut facts = host_facts(vmm, &version_of(&binary)?).context("look at this host")?;
+    // Measured, so never twice the same; `plover status --json` shows it.
+    facts.tsc_khz = 0;
     let text = serde_json::to_string(&facts).context("describe this host")?;
+    known.set_host(facts);
     Ok(GroupId::of(&text).0)
 }
 
@@ -285,7 +302,6 @@ fn poll_config(config: &NodeConfig) -> PollConfig {
         sync_interval_min: Duration::from_millis(sync.interval_min_ms.into()),
         sync_interval_max: Duration::from_millis(sync.interval_max_ms.into()),
         held_packets_max: sync.held_packets_max as usize,
-        held_bytes_max: usize::try_from(sync.held_bytes_max).unwrap_or(usize::MAX),
         deliver_to_backup: config.debug.deliver_to_backup,
     }
 }

@@ -17,6 +17,7 @@ use vhost_user_plover_net::EventFd;
 use vhost_user_plover_net::poll::PollCommand;
 
 use crate::config::NodeConfig;
+use crate::host_facts::HostFacts;
 
 /// The socket's name in the state folder.
 pub const STATUS_SOCKET: &str = "status.sock";
@@ -33,6 +34,7 @@ struct Facts {
     tracker: Option<String>,
     tracker_reason: Option<String>,
     vcpu_time_ms: u64,
+    facts: Option<HostFacts>,
 }
 
 /// A node's own facts, kept by the driver, read by the status thread.
@@ -52,6 +54,11 @@ impl NodeFacts {
             group: config.group.name.clone(),
             facts: Mutex::default(),
         }
+    }
+
+    /// What this host must have in common with the other replica's.
+    pub fn set_host(&self, host: HostFacts) {
+        self.change(|facts| facts.facts = Some(host));
     }
 
     fn change(&self, change: impl FnOnce(&mut Facts)) {
