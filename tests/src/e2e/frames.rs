@@ -47,38 +47,64 @@ pub fn send(name: &str, frames: &[Vec<u8>]) -> Result<()> {
     Ok(())
 }
 
-/// Frames of the replication EtherType from one node's address to another's, from noise to nearly
-/// right: the header is this group's in all but a few fields.
+/// How a frame of garbage is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// All of it is noise, but the EtherType.
+    Noise,
+    /// A message longer than any may be.
+    Length,
+    /// No fragments.
+    Fragments,
+    /// The message's checksum.
+    Checksum,
+    /// The message: a whole one with its checksum, and noise in it.
+    Message,
+}
+
+/// Every kind.
+pub const WRONG: [Wrong; 5] = [
+    Wrong::Noise,
+    Wrong::Length,
+    Wrong::Fragments,
+    Wrong::Checksum,
+    Wrong::Message,
+];
+
+/// Frames of garbage from one node's address to another's.
 #[must_use]
-pub fn garbage(from: [u8; 6], to: [u8; 6], group: u64, count: usize, seed: u64) -> Vec<Vec<u8>> {
-    let mut random = StdRng::seed_from_u64(seed);
+pub fn garbage(wrong: Wrong, from: [u8; 6], to: [u8; 6], group: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut random = StdRng::seed_from_u64(group);
     (0..count)
-        .map(|number| one(from, to, group, number, &mut random))
+        .map(|_| one(wrong, from, to, group, &mut random))
         .collect()
 }
 
-fn one(from: [u8; 6], to: [u8; 6], group: u64, number: usize, random: &mut StdRng) -> Vec<u8> {
-    let mut frame = vec![0; random.random_range(HEADER..1400)];
+fn one(wrong: Wrong, from: [u8; 6], to: [u8; 6], group: u64, random: &mut StdRng) -> Vec<u8> {
+    let mut frame = vec![0; random.random_range(HEADER + 16..1400)];
     random.fill_bytes(&mut frame[14..]);
     frame[..6].copy_from_slice(&to);
     frame[6..12].copy_from_slice(&from);
     frame[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
-    if number % 4 == 0 {
+    if wrong == Wrong::Noise {
         return frame;
+    }
+    let body = &frame[HEADER..];
+    let mut length = u32::try_from(body.len()).unwrap_or(0);
+    let mut checksum = crc32fast::hash(body);
+    let mut fragments = 1u16;
+    match wrong {
+        Wrong::Length => length = u32::MAX,
+        Wrong::Fragments => fragments = 0,
+        Wrong::Checksum => checksum ^= 1,
+        Wrong::Noise | Wrong::Message => {}
     }
     frame[14] = TRANSPORT_VERSION;
     frame[15] = 0;
-    frame[28..36].copy_from_slice(&group.to_le_bytes());
-    if number % 4 == 1 {
-        return frame;
-    }
-    // One whole fragment, whose checksum is right in every other one: noise for the decoder.
-    let body = &frame[HEADER..];
-    let length = u32::try_from(body.len()).unwrap_or(0);
-    let checksum = crc32fast::hash(body) ^ u32::from(number % 4 == 2);
     frame[16..18].fill(0);
-    frame[18..20].copy_from_slice(&1u16.to_le_bytes());
+    frame[18..20].copy_from_slice(&fragments.to_le_bytes());
     frame[20..24].copy_from_slice(&length.to_le_bytes());
     frame[24..28].copy_from_slice(&checksum.to_le_bytes());
+    frame[28..36].copy_from_slice(&group.to_le_bytes());
     frame
 }
