@@ -183,6 +183,25 @@ fn a_new_process_can_go_on_with_a_descriptor_that_was_used_before() {
 }
 
 #[test]
+fn what_was_written_to_a_new_mapping_before_the_tracking_is_told() {
+    let ram = Ram::new(200);
+    let Some(writer) = Writer::start(&ram) else {
+        return;
+    };
+    writer.write(7 * 4096, 1);
+    let Some(mut tracker) = track(&writer, &ram) else {
+        return;
+    };
+    writer.write(9 * 4096, 1);
+    let mut pages = PageSet::new();
+    tracker.take_into(&mut pages).expect("tracked");
+    assert_eq!(pages.iter().map(|page| page.0).collect::<Vec<_>>(), [7, 9]);
+    let mut pages = PageSet::new();
+    tracker.take_into(&mut pages).expect("tracked");
+    assert!(pages.is_empty(), "told once");
+}
+
+#[test]
 fn a_process_that_ended_is_told() {
     let ram = Ram::new(200);
     let Some(writer) = Writer::start(&ram) else {

@@ -28,6 +28,17 @@ const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1;
 const PM_SCAN_WP_MATCHING: u64 = 1;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+
+/// What a scan looks for.
+#[derive(Clone, Copy)]
+enum Scan {
+    /// Pages that the mapping has, touched in whatever way: before it is registered.
+    Populated,
+    /// Pages written since they were protected; they are protected again. Fails where that cannot
+    /// be.
+    Written,
+}
 
 #[repr(C)]
 #[derive(Default)]
@@ -104,12 +115,14 @@ pub struct UffdTracker {
     pagemap: File,
     extents: Vec<FileExtent>,
     windows: Vec<Window>,
-    /// Written between protecting and the proving scan.
+    /// Written before the proving scan, as far as the mapping shows it.
     early: PageSet,
 }
 
 impl UffdTracker {
-    /// Starts tracking the mappings that the process has of these extents.
+    /// Starts tracking the mappings that the process has of these extents. What is populated in
+    /// them counts as written: a VMM that maps its memory anew to load a state may write some of it
+    /// before anyone can track it (KVM does, with the pages of its paravirtual clocks).
     ///
     /// # Errors
     /// If the kernel lacks a feature, the process has ended, or has not mapped all extents.
@@ -132,9 +145,12 @@ impl UffdTracker {
             early: PageSet::new(),
         };
         tracker.check_alive()?;
+        let mut early = PageSet::new();
+        for window in tracker.find_windows()? {
+            tracker.scan(window, Scan::Populated, &mut early)?;
+        }
         tracker.protect_anew()?;
         // Proves that the tracking is the asynchronous one, whoever enabled it.
-        let mut early = PageSet::new();
         tracker.take_into(&mut early)?;
         tracker.early = early;
         Ok(tracker)
@@ -164,22 +180,26 @@ impl UffdTracker {
         pages.union_with(&std::mem::take(&mut self.early));
         self.windows
             .iter()
-            .try_for_each(|window| self.scan(*window, pages))
+            .try_for_each(|window| self.scan(*window, Scan::Written, pages))
     }
 
-    fn scan(&self, window: Window, pages: &mut PageSet) -> Result<(), TrackerError> {
+    fn scan(&self, window: Window, what: Scan, pages: &mut PageSet) -> Result<(), TrackerError> {
+        let (flags, category) = match what {
+            Scan::Populated => (0, PAGE_IS_PRESENT),
+            Scan::Written => (PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC, PAGE_IS_WRITTEN),
+        };
         let mut found = [PageRegion::default(); SCAN_RANGES];
         let mut at = window.start;
         while at < window.end {
             let mut arg = PmScanArg {
                 size: size_of::<PmScanArg>() as u64,
-                flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+                flags,
                 start: at,
                 end: window.end,
                 vec: found.as_mut_ptr() as u64,
                 vec_len: found.len() as u64,
-                category_mask: PAGE_IS_WRITTEN,
-                return_mask: PAGE_IS_WRITTEN,
+                category_mask: category,
+                return_mask: category,
                 ..PmScanArg::default()
             };
             // SAFETY: the structure has the kernel's layout and size, and names an array of ours
