@@ -12,7 +12,8 @@ use arrayvec::ArrayVec;
 use bytes::Bytes;
 use plover_types::limits::GROUP_NODES;
 use plover_types::{
-    Generation, LogEntry, LogIndex, NodeId, PacketBurst, Position, RoleEntry, SyncId, Term,
+    Generation, LogEntry, LogIndex, Mode, NodeId, PacketBurst, Position, RoleEntry, SyncId,
+    SyncKind, Term,
 };
 use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot};
 use raft::{RawNode, StateRole};
@@ -22,9 +23,9 @@ use crate::group::{Applied, GroupState};
 use crate::input::InputCursor;
 use crate::lease::Lease;
 use crate::limits::{
-    ABORTED_IN_A_ROW_MAX, APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, CLOCK_DRIFT_PERMILLE,
+    ABORTED_IN_A_ROW_MAX, AWAITING_PERSIST_MAX, APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, CLOCK_DRIFT_PERMILLE,
     COMPACT_ENTRIES, ELECTION_GRACE_TICKS, ELECTION_STAGGER_TICKS, HANDOVER_RETRY_TIMEOUTS, LOG_BYTES_MAX,
-    PEER_LOST_TIMEOUTS, RETRY_AFTER_ABORT, RETRY_AFTER_FILL, UNCOMMITTED_BYTES_MAX,
+    PEER_LOST_TIMEOUTS, RETRY_AFTER_ABORT, RETRY_AFTER_FILL, RETRY_AFTER_FILL_MAX, UNCOMMITTED_BYTES_MAX,
 };
 use crate::output_rule::{self, OutputPolicy};
 use crate::plan::{OnBackupLoss, Peer, Plan, View, plan};
@@ -111,6 +112,8 @@ pub enum Action {
         term: Term,
         /// The snapshot.
         data: Bytes,
+        /// Term, vote and commit as they were then: a snapshot stands for committed entries only.
+        hard_state: HardState,
     },
     /// A command for the driver of the copy.
     Copy(CopyCommand),
@@ -179,6 +182,8 @@ pub struct CoreCounters {
     pub entries_malformed: u64,
     /// Control entries proposed under another role.
     pub entries_ignored: u64,
+    /// Times that a copy's next input was no longer in the log.
+    pub input_missed: u64,
     /// Bursts that could not be proposed at once.
     pub proposals_refused: u64,
 }
@@ -188,12 +193,16 @@ struct PeerState {
     spec: NodeSpec,
     /// When a snapshot was last sent to it.
     snapshot_sent: Option<Duration>,
-    report: Option<(Duration, CopyReport)>,
+    /// When it came, on the clock and in this node's ticks.
+    report: Option<(Duration, u64, CopyReport)>,
 }
 
 /// Messages that wait for a Ready to be durable.
 struct AwaitingPersist {
+    /// Number of the request to the disk.
     number: u64,
+    /// Last of raft-rs's numbers that it covers.
+    ready: u64,
     messages: Vec<Message>,
     snapshot_index: Option<u64>,
 }
@@ -211,6 +220,9 @@ pub struct Core {
     actions: Vec<Action>,
     awaiting: VecDeque<AwaitingPersist>,
     now: Duration,
+    /// Ticks so far. Peers are judged silent by these: a node that was stopped itself has not
+    /// heard them, and must not take that for their loss.
+    ticks: u64,
     /// Votes are withheld until then.
     votes_from: Duration,
     last_heard: Duration,
@@ -225,10 +237,13 @@ pub struct Core {
     sync_began_at: Duration,
     aborted_in_a_row: u32,
     not_before: Duration,
+    fill_wait: Duration,
     idle: bool,
     uplink_up: bool,
     report_sequence: u64,
     reported: Option<LocalCopy>,
+    /// The guest ran here once.
+    has_run: bool,
     is_mute: bool,
     counters: CoreCounters,
 }
@@ -310,6 +325,7 @@ impl Core {
             actions: Vec::new(),
             awaiting: VecDeque::new(),
             now,
+            ticks: 0,
             last_heard: now,
             seen_leader: (0, 0),
             seen_role: StateRole::Follower,
@@ -320,11 +336,13 @@ impl Core {
             sync_began_at: now,
             aborted_in_a_row: 0,
             not_before: now,
+            fill_wait: RETRY_AFTER_FILL,
             idle: false,
             // Until it was looked at.
             uplink_up: true,
             report_sequence: 0,
             reported: None,
+            has_run: false,
             is_mute: false,
             counters: CoreCounters::default(),
             config,
@@ -336,15 +354,16 @@ impl Core {
         self.now = now;
         let is_tick = matches!(event, Event::Tick);
         match event {
-            Event::Tick if self.awaits_snapshot() => {}
+            Event::Tick if self.awaits_snapshot() || self.is_mute => self.ticks += 1,
             Event::Tick => {
+                self.ticks += 1;
                 self.raft.tick();
                 self.give_up_lost_snapshots();
             }
             Event::Receive(envelope) => self.receive(envelope),
             Event::Persisted(number) => self.persisted(number),
             Event::PersistFailed => self.is_mute = true,
-            Event::Copy(event) => self.copy.on_event(event),
+            Event::Copy(event) => self.copy_event(event),
         }
         self.settle();
         let changed = self.reported != Some(self.copy);
@@ -353,6 +372,19 @@ impl Core {
         }
         if is_tick || changed {
             self.send_reports();
+        }
+    }
+
+    fn copy_event(&mut self, event: CopyEvent) {
+        self.copy.on_event(event);
+        self.has_run |= event == CopyEvent::Booted;
+        // The first primary's VMM died before its guest ran: nothing is lost, it boots again.
+        let is_first = self.group.role().is_some_and(|role| {
+            role.primary == self.config.own && role.generation == Generation(1)
+        });
+        if is_first && !self.has_run && self.copy == LocalCopy::Ready {
+            self.copy = LocalCopy::Booting;
+            self.actions.push(Action::Copy(CopyCommand::Boot));
         }
     }
 
@@ -389,8 +421,16 @@ impl Core {
     }
 
     /// Offers committed packets in order; see [`InputCursor::deliver`].
+    ///
+    /// A copy whose next input is no longer in the log missed it, and is void.
     pub fn deliver(&mut self, give: impl FnMut(Position, &[u8]) -> bool) -> usize {
         let store = self.raft.raft.raft_log.store();
+        if self.cursor.position().index < store.first() && self.copy.can_serve() {
+            self.counters.input_missed += 1;
+            let actions = &mut self.actions;
+            self.copy.on_snapshot(|command| actions.push(Action::Copy(command)));
+            return 0;
+        }
         self.cursor.deliver(
             self.applied,
             |index| store.entry(index).map(|entry| entry.data.clone()),
@@ -403,13 +443,15 @@ impl Core {
     #[must_use]
     pub fn seek(&mut self, position: Position) -> bool {
         self.cursor.seek(position);
-        self.cursor.set_barrier(None);
         position.index >= self.raft.raft.raft_log.store().first() || position.index > self.applied
     }
 
-    /// The copy runs again: input beyond the sync point may be delivered.
-    pub fn lift_barrier(&mut self) {
-        self.cursor.set_barrier(None);
+    /// The copy runs again after `sync` (none: for the first time): input beyond the sync point may
+    /// be delivered. The barrier of a later sync stays.
+    pub fn lift_barrier(&mut self, sync: Option<SyncId>) {
+        if sync.is_none_or(|sync| self.cursor.barrier() == Some(sync.0)) {
+            self.cursor.set_barrier(None);
+        }
     }
 
     /// Whether all input before the barrier was delivered.
@@ -457,7 +499,13 @@ impl Core {
             && self.copy.can_serve()
             && self.handed_over_at.is_none()
             && !self.is_mute
-            && self.raft.raft.raft_log.store().bytes() < LOG_BYTES_MAX
+            && self.log_has_room()
+    }
+
+    /// Whether the log takes more input.
+    #[must_use]
+    pub fn log_has_room(&self) -> bool {
+        self.log_bytes() < LOG_BYTES_MAX
     }
 
     /// What happens to a packet that the guest sends now. `closed`: an epoch is closed and
@@ -508,7 +556,7 @@ impl Core {
         self.peers.iter().filter_map(|peer| {
             peer.report
                 .as_ref()
-                .map(|(at, report)| (peer.spec.id, *at, report))
+                .map(|(at, _, report)| (peer.spec.id, *at, report))
         })
     }
 
@@ -518,7 +566,7 @@ impl Core {
         self.peers
             .iter()
             .filter(|peer| peer.spec.is_replica)
-            .all(|peer| peer.report.is_none_or(|(_, report)| report.idle))
+            .all(|peer| peer.report.is_none_or(|(_, _, report)| report.idle))
     }
 
     /// Counts of what was refused.
@@ -562,9 +610,9 @@ impl Core {
             .is_some_and(|role| role.primary == self.config.own)
     }
 
-    fn is_recent(&self, at: Duration) -> bool {
-        let timeout = self.config.tick * self.config.election_ticks;
-        self.now.saturating_sub(at) <= timeout * PEER_LOST_TIMEOUTS
+    fn is_recent(&self, at_tick: u64) -> bool {
+        let silent = self.ticks.saturating_sub(at_tick);
+        silent <= u64::from(self.config.election_ticks * PEER_LOST_TIMEOUTS)
     }
 
     fn receive(&mut self, envelope: Envelope) {
@@ -579,23 +627,27 @@ impl Core {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.spec.id == from) else {
             return;
         };
-        let is_newer = peer.report.is_none_or(|(_, last)| {
+        let is_newer = peer.report.is_none_or(|(_, _, last)| {
             last.incarnation != report.incarnation || last.sequence < report.sequence
         });
         if !is_newer {
             return;
         }
-        let known = peer.report.map(|(_, last)| last.host_facts_hash);
+        let known = peer.report.map(|(_, _, last)| last.host_facts_hash);
         let differs = peer.spec.is_replica
             && self.config.host_facts_hash != 0
             && report.host_facts_hash != self.config.host_facts_hash;
         if differs && known != Some(report.host_facts_hash) {
             self.actions.push(Action::Note(Notice::HostsDiffer { node: from }));
         }
-        peer.report = Some((now, report));
+        peer.report = Some((now, self.ticks, report));
     }
 
     fn receive_raft(&mut self, from: NodeId, mut message: Message) {
+        if self.is_mute || self.awaiting.len() > AWAITING_PERSIST_MAX {
+            self.counters.messages_refused += 1;
+            return;
+        }
         let kind = message.get_msg_type();
         let asks_for_vote = matches!(
             kind,
@@ -618,6 +670,12 @@ impl Core {
                 {
                     self.lease.acknowledge(from, u64::from_le_bytes(round));
                 }
+            }
+            MessageType::MsgSnapshot
+                if GroupState::decode(message.get_snapshot().data.clone()).is_none() =>
+            {
+                self.counters.messages_unfit += 1;
+                return;
             }
             MessageType::MsgHeartbeat | MessageType::MsgAppend | MessageType::MsgSnapshot
                 if message.term >= self.raft.raft.term =>
@@ -668,11 +726,7 @@ impl Core {
             let snapshot_index = snapshot
                 .as_ref()
                 .map(|snapshot| snapshot.get_metadata().index);
-            let waiting = AwaitingPersist {
-                number,
-                messages,
-                snapshot_index,
-            };
+            let waiting = AwaitingPersist { number, ready: number, messages, snapshot_index };
             if self.config.is_durable && must_sync {
                 let persist = Persist {
                     number,
@@ -682,19 +736,13 @@ impl Core {
                 };
                 self.actions.push(Action::Persist(persist));
                 self.awaiting.push_back(waiting);
-            } else if self.awaiting.is_empty() {
-                self.is_durable_now(waiting);
+            } else if let Some(last) = self.awaiting.back_mut() {
+                // Nothing of its own for the disk, but what was there before must be durable
+                // first: raft-rs takes the number as "all up to here".
+                last.ready = number;
+                last.messages.extend(waiting.messages);
             } else {
-                // What was there before must be durable first: raft-rs takes the number as
-                // "all up to here".
-                let empty = Persist {
-                    number,
-                    entries: Vec::new(),
-                    hard_state,
-                    snapshot: None,
-                };
-                self.actions.push(Action::Persist(empty));
-                self.awaiting.push_back(waiting);
+                self.is_durable_now(waiting);
             }
             self.apply(&committed);
         }
@@ -716,7 +764,7 @@ impl Core {
     }
 
     fn is_durable_now(&mut self, awaiting: AwaitingPersist) {
-        self.raft.on_persist_ready(awaiting.number);
+        self.raft.on_persist_ready(awaiting.ready);
         if let Some(index) = awaiting.snapshot_index {
             self.raft.advance_apply_to(index);
         }
@@ -781,7 +829,7 @@ impl Core {
             generation: self.group.generation(),
             applied: self.applied,
             copy: self.copy.report(),
-            delivered: self.cursor.position(),
+            delivered: self.needed_position(),
             idle: self.idle,
             uplink_up: self.uplink_up,
             host_facts_hash: self.config.host_facts_hash,
@@ -848,6 +896,9 @@ impl Core {
                     actions.push(Action::Note(Notice::SyncAborted(sync)));
                 }
                 if let Some(role) = self.group.role() {
+                    if role.mode == Mode::Protected {
+                        self.fill_wait = RETRY_AFTER_FILL;
+                    }
                     actions.push(Action::Note(Notice::Role(*role)));
                 }
                 self.aborted_in_a_row = 0;
@@ -868,20 +919,24 @@ impl Core {
                 actions.push(Action::AbortEpoch(sync.id));
                 actions.push(Action::Note(Notice::SyncAborted(sync)));
                 self.aborted_in_a_row += 1;
-                let is_fill = sync.kind == plover_types::SyncKind::Fill;
-                self.not_before = self.now
-                    + if is_fill {
-                        RETRY_AFTER_FILL
-                    } else {
-                        RETRY_AFTER_ABORT
-                    };
+                let wait = match sync.kind {
+                    SyncKind::Delta => RETRY_AFTER_ABORT,
+                    SyncKind::Fill => {
+                        let wait = self.fill_wait;
+                        self.fill_wait = (wait * 2).min(RETRY_AFTER_FILL_MAX);
+                        wait
+                    }
+                };
+                self.not_before = self.now + wait;
             }
         }
-        let cursor = &mut self.cursor;
+        let (cursor, index) = (&mut self.cursor, self.applied);
         self.copy
             .on_applied(self.config.own, self.group.role(), &applied, |command| {
-                if let CopyCommand::Begin { sync, .. } = command {
-                    cursor.set_barrier(Some(sync.0));
+                match command {
+                    CopyCommand::Begin { sync, .. } => cursor.set_barrier(Some(sync.0)),
+                    CopyCommand::Boot => cursor.seek(Position::start_of(index.next())),
+                    _ => {}
                 }
                 actions.push(Action::Copy(command));
             });
@@ -935,8 +990,8 @@ impl Core {
                 report: peer
                     .report
                     .as_ref()
-                    .filter(|(at, _)| self.is_recent(*at))
-                    .map(|(_, report)| report),
+                    .filter(|(_, at_tick, _)| self.is_recent(*at_tick))
+                    .map(|(_, _, report)| report),
             })
             .collect();
         let may_begin = self.now >= self.not_before;
@@ -990,6 +1045,16 @@ impl Core {
         self.raft.step(message)
     }
 
+    /// The first input that this copy may still have to be given: one that is being loaded goes
+    /// back to the sync's position.
+    fn needed_position(&self) -> Position {
+        let at = self.cursor.position();
+        match (&self.copy, self.group.last_end()) {
+            (LocalCopy::Loading { .. }, Some((_, position))) => at.min(position),
+            _ => at,
+        }
+    }
+
     /// Drops the part of the log that no copy needs: what lies before the last sync's position
     /// while the group is protected, before the primary's delivered position otherwise, and
     /// nothing while a sync is in flight.
@@ -1001,16 +1066,16 @@ impl Core {
             return;
         }
         let needed = match role.mode {
-            plover_types::Mode::Protected => self.group.last_end().map(|(_, position)| position),
-            plover_types::Mode::Unprotected if role.primary == self.config.own => {
-                Some(self.cursor.position())
+            Mode::Protected => self.group.last_end().map(|(_, position)| position),
+            Mode::Unprotected if role.primary == self.config.own => {
+                Some(self.needed_position())
             }
-            plover_types::Mode::Unprotected => self
+            Mode::Unprotected => self
                 .peers
                 .iter()
                 .find(|peer| peer.spec.id == role.primary)
                 .and_then(|peer| peer.report)
-                .map(|(_, report)| report.delivered),
+                .map(|(_, _, report)| report.delivered),
         };
         let Some(needed) = needed else { return };
         let to = needed.index.min(self.applied);
@@ -1028,11 +1093,13 @@ impl Core {
         match compacted {
             Ok(()) => {
                 if self.config.is_durable {
+                    let hard_state = self.hard_state().clone();
                     self.actions.push(Action::Compact {
                         to,
                         index: self.applied,
                         term,
                         data,
+                        hard_state,
                     });
                 }
             }

@@ -43,6 +43,12 @@ impl InputCursor {
         self.barrier = barrier;
     }
 
+    /// The entry from which on input waits.
+    #[must_use]
+    pub fn barrier(&self) -> Option<LogIndex> {
+        self.barrier
+    }
+
     /// Whether all input up to the barrier (or `applied`) was delivered.
     #[must_use]
     pub fn is_drained(&self, applied: LogIndex) -> bool {

@@ -27,8 +27,12 @@ pub const COMPACT_ENTRIES: u64 = 256;
 /// How long the group waits after a sync was given up before it starts another.
 pub const RETRY_AFTER_ABORT: Duration = Duration::from_millis(50);
 
-/// How long it waits after a failed fill.
-pub const RETRY_AFTER_FILL: Duration = Duration::from_millis(1000);
+/// How long it waits after a failed fill, the first time: a fill pauses the primary, so a backup
+/// that cannot be filled must not be tried again and again.
+pub const RETRY_AFTER_FILL: Duration = Duration::from_secs(1);
+
+/// The wait doubles with each failed fill, up to this.
+pub const RETRY_AFTER_FILL_MAX: Duration = Duration::from_secs(60);
 
 /// A fill may take this many times as long as another sync.
 pub const FILL_TIMEOUTS: u32 = 12;
@@ -42,9 +46,9 @@ pub const ELECTION_GRACE_TICKS: usize = 2;
 /// on a backup whose node lives and whose hasher or VMM does not.
 pub const ABORTED_IN_A_ROW_MAX: u32 = 5;
 
-/// Requests to the disk that wait in memory when its queue is full: a leader's whole window of
-/// appends, with what elections add.
-pub const PERSIST_REQUESTS_KEPT: usize = 4 * APPENDS_IN_FLIGHT_MAX;
+/// Rounds of raft-rs's output that wait for the disk; beyond it messages from peers are refused, as
+/// if they were lost on the way.
+pub const AWAITING_PERSIST_MAX: usize = 256;
 
 /// Heartbeat rounds whose send time is remembered for the lease. One starts each tick; a round
 /// that is not acknowledged within this many ticks is older than any lease.

@@ -14,7 +14,6 @@ use crate::durable::{
     SubmitError,
 };
 use crate::identity::{IdentityError, claim_in_memory};
-use crate::limits::PERSIST_REQUESTS_KEPT;
 use crate::storage::{LogError, LogStorage};
 use crate::transport::{HEADER, Transport, TransportConfig, TransportCounters, TransportError};
 use crate::wire::{self, GroupId};
@@ -221,13 +220,12 @@ impl Node {
                     }
                 }
                 Action::Persist(persist) => self.persist(persist),
-                Action::Compact { to, index, term, data } => {
+                Action::Compact { to, index, term, data, hard_state } => {
                     let Some(last_dropped) = to.0.checked_sub(1) else { continue };
                     let state = SnapshotState { index, term, data };
                     self.submit(PersistRequest {
                         number: self.last_persist,
-                        // A snapshot stands for committed entries only: the commit goes with it.
-                        hard_state: Some(self.core.hard_state().clone()),
+                        hard_state: Some(hard_state),
                         snapshot: Some(SnapshotChange::Taken(state)),
                         compacted: self.core.compacted().filter(|(at, _)| at.0 == last_dropped),
                         ..PersistRequest::default()
@@ -278,9 +276,7 @@ impl Node {
             }
         }
         self.unsubmitted.extend(waiting);
-        // A leader that sends on while our disk stands still would fill memory: it will not, for
-        // nothing is acknowledged and its window of appends is bounded.
-        debug_assert!(self.unsubmitted.len() <= PERSIST_REQUESTS_KEPT);
+        // Bounded: the core takes no more messages while too much waits for the disk.
     }
 
     /// Counts of what was refused.

@@ -76,7 +76,8 @@ impl<T> HoldQueue<T> {
     /// Takes a packet of the open epoch.
     pub fn push(&mut self, packet: T) {
         self.packets.push_back(packet);
-        if self.policy == OutputPolicy::Pass {
+        // An epoch that is closed waits for its sync, and so does what follows it.
+        if self.policy == OutputPolicy::Pass && self.closed.is_empty() {
             self.agree_all();
         }
     }

@@ -121,7 +121,11 @@ fn first_role(view: &View<'_>) -> Plan {
 }
 
 fn take_over_or_hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
-    if role.valid.contains(view.own) && view.copy.can_serve() {
+    // The role makes the other copy void: not before this one is known to run. A copy that is
+    // being loaded may turn out not to; leadership goes back to a primary that lives, else it
+    // waits.
+    let is_loading = matches!(view.copy, LocalCopy::Loading { .. });
+    if role.valid.contains(view.own) && view.copy.can_serve() && !is_loading {
         return propose_role(view, Mode::Unprotected, &[view.own]);
     }
     hand_over(view, role)
@@ -169,7 +173,13 @@ fn backup_is_lost(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> bool 
         report.copy,
         CopyState::None | CopyState::Ready | CopyState::Void
     );
-    (report.generation == role.generation && gave_up) || view.aborted_in_a_row >= view.aborted_max
+    // The sync has ended, and the copy that holds it does not come up.
+    let is_stuck = matches!(report.copy, CopyState::Loading { .. })
+        && view.group.sync().is_none()
+        && view.sync_age > view.sync_timeout;
+    is_stuck
+        || (report.generation == role.generation && gave_up)
+        || view.aborted_in_a_row >= view.aborted_max
 }
 
 fn begin(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> Plan {
@@ -223,7 +233,8 @@ fn end_or_abort(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan
                 position,
             },
         ) if staged == sync.id => {
-            if theirs != *certificate {
+            // A position beyond the sync would never be accepted; our driver went wrong.
+            if theirs != *certificate || position.index > sync.id.0 {
                 return abort(view, sync.id);
             }
             Plan::Propose(LogEntry::SyncEnd {

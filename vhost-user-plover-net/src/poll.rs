@@ -75,11 +75,17 @@ pub enum PollCommand {
         /// On the primary, what was sent so far belongs to the epoch that the sync closes.
         side: Side,
     },
-    /// The VM goes on: so do its rings and its input.
-    Thaw,
+    /// The VM goes on: so do its rings, and its input beyond this sync (none: it boots). The
+    /// barrier of a later sync stays.
+    Thaw {
+        /// The sync that paused it.
+        sync: Option<SyncId>,
+    },
     /// The copy was replaced: go on at `position`, forget its output, read its rings afresh once
     /// thawed. Answer: `Replaced`.
     Replace {
+        /// The sync that replaced it.
+        sync: SyncId,
         /// Where to go on.
         position: Position,
     },
@@ -111,6 +117,8 @@ pub enum PollEvent {
     },
     /// Delivery goes on elsewhere.
     Replaced {
+        /// The sync.
+        sync: SyncId,
         /// False if the log does not reach back to that position.
         found: bool,
         /// Packets of the copy's own output that were forgotten.
@@ -265,8 +273,8 @@ impl PollCore {
         match command {
             PollCommand::Quiesce { sync, longest } => self.quiet = Some((sync, now + longest)),
             PollCommand::Freeze { sync, side } => self.freeze(now, sync, side),
-            PollCommand::Thaw => self.thaw(),
-            PollCommand::Replace { position } => self.replace(position),
+            PollCommand::Thaw { sync } => self.thaw(sync),
+            PollCommand::Replace { sync, position } => self.replace(sync, position),
             PollCommand::Stop => {
                 self.leave_guest_alone();
                 self.counters.discarded += self.hold.discard() as u64;
@@ -283,8 +291,12 @@ impl PollCore {
     fn freeze(&mut self, now: Duration, sync: SyncId, side: Side) {
         self.take_from_guest(now);
         self.leave_guest_alone();
-        if side == Side::Primary {
+        // A sync that was given up meanwhile closes nothing.
+        let is_current = self.node.core().group().sync().is_some_and(|current| current.id == sync);
+        if side == Side::Primary && is_current {
             self.hold.close(sync);
+            // At once: what the guest sends after it is thawed belongs to the next epoch.
+            self.hold.set_policy(self.node.core().output_policy(true));
         }
         let position = self.node.core().position();
         self.tell(PollEvent::Frozen { sync, position, held: self.hold.held() });
@@ -292,7 +304,10 @@ impl PollCore {
 
     fn leave_guest_alone(&mut self) {
         self.is_frozen = true;
-        self.quiet = None;
+        // It gets no quieter than that; whoever waits for it must not wait on.
+        if let Some((sync, _)) = self.quiet.take() {
+            self.tell(PollEvent::Quiet(sync));
+        }
         if let Some(nic) = &mut self.nic {
             nic.freeze();
         }
@@ -301,23 +316,23 @@ impl PollCore {
         }
     }
 
-    fn thaw(&mut self) {
+    fn thaw(&mut self, sync: Option<SyncId>) {
         self.is_frozen = false;
         self.quiet = None;
-        self.node.core_mut().lift_barrier();
+        self.node.core_mut().lift_barrier(sync);
         if let Some(nic) = &mut self.nic {
             nic.thaw();
         }
     }
 
-    fn replace(&mut self, position: Position) {
+    fn replace(&mut self, sync: SyncId, position: Position) {
         let found = self.node.core_mut().seek(position);
         let discarded = self.hold.discard();
         self.counters.discarded += discarded as u64;
         if let Some(nic) = &mut self.nic {
             nic.resync();
         }
-        self.tell(PollEvent::Replaced { found, discarded });
+        self.tell(PollEvent::Replaced { sync, found, discarded });
     }
 
     /// Step 4: what the peers say.
@@ -348,6 +363,7 @@ impl PollCore {
         }
         let core = self.node.core();
         let may_propose = core.may_propose();
+        let log_has_room = core.log_has_room();
         let backlog = core.applied().0.saturating_sub(core.position().index.0);
         let has_room = backlog < UNDELIVERED_ENTRIES_MAX && self.guest_was_up;
         let (burst, counters, mac) =
@@ -358,6 +374,7 @@ impl PollCore {
             match admit::check(frame, mac) {
                 Err(Refused::Length) => counters.dropped_length += 1,
                 Err(Refused::NotForGuest | Refused::FromGuest) => counters.dropped_foreign += 1,
+                Ok(()) if !log_has_room => counters.dropped_log_full += 1,
                 Ok(()) if !may_propose => counters.dropped_not_primary += 1,
                 Ok(()) if !has_room => counters.dropped_no_room += 1,
                 Ok(()) => {
@@ -503,7 +520,7 @@ impl PollCore {
     /// After a takeover: where the guest's addresses are now.
     fn announce(&mut self, now: Duration) {
         let Some(at) = self.announce.front() else { return };
-        if now < *at || !self.node.core().may_transmit(now) {
+        if now < *at || !self.node.core().may_transmit(self.node.now()) {
             return;
         }
         self.announce.pop_front();

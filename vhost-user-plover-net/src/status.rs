@@ -24,6 +24,8 @@ pub struct PathCounters {
     pub dropped_foreign: u64,
     /// This node is not the primary.
     pub dropped_not_primary: u64,
+    /// The log holds as much as it may: no sync finishes.
+    pub dropped_log_full: u64,
     /// Too much input waits for the guest, or the guest's driver is not up yet.
     pub dropped_no_room: u64,
     /// Admitted, and the role was lost before they were in the log.

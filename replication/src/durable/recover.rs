@@ -290,15 +290,10 @@ impl Replay {
             .entries
             .last()
             .map_or(compacted_term, |entry| entry.term);
-        // The commit index may be written later than a compaction; it never lies behind it.
+        // Raft finds the commit index again by itself: it may have been written later than a
+        // compaction, or ahead of the entries of a record that was torn.
         let hard_state = &mut state.hard_state;
-        hard_state.commit = hard_state.commit.max(compacted);
-        if hard_state.commit > last {
-            return damaged(format!(
-                "entry {} is committed, but the last entry is {last}",
-                hard_state.commit
-            ));
-        }
+        hard_state.commit = hard_state.commit.max(compacted).min(last);
         if hard_state.term < last_term {
             return damaged(format!(
                 "term {} with an entry of term {last_term}",
