@@ -55,6 +55,8 @@ pub struct PeerStatus {
     pub age_ms: u64,
     /// Its copy.
     pub copy: String,
+    /// Whether that copy runs now.
+    pub copy_runs: bool,
     /// Its delivered position.
     pub delivered: Position,
     /// Whether its copy rests.
@@ -154,6 +156,10 @@ impl Status {
                     node,
                     age_ms: u64::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u64::MAX),
                     copy: name_of(report.copy),
+                    copy_runs: matches!(
+                        report.copy,
+                        CopyState::Running | CopyState::Loaded { .. }
+                    ),
                     delivered: report.delivered,
                     is_idle: report.idle,
                 })

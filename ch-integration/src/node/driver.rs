@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use plover_types::RoleEntry;
 use replication::core::Notice;
 use replication::epoch::{CopyCommand, CopyEvent};
 use serde_json::json;
@@ -40,6 +41,12 @@ const RELAUNCH_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The poll core answers within a few turns; an answer that takes this long means that it is gone.
 const POLL_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// After a timeout, in case it was this process that stood still.
+const POLL_ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// A report of the other replica that is older says nothing of its copy now.
+const PEER_AGE_MAX: Duration = Duration::from_millis(500);
 
 /// What only a replica has.
 pub struct Replica {
@@ -102,6 +109,9 @@ pub struct Driver {
     next_look: Instant,
     next_health: Instant,
     next_launch: Instant,
+    next_hasher: Instant,
+    /// The committed role, as last heard.
+    role: Option<RoleEntry>,
 }
 
 impl Driver {
@@ -127,6 +137,8 @@ impl Driver {
             next_look: now,
             next_health: now,
             next_launch: now,
+            next_hasher: now,
+            role: None,
         }
     }
 
@@ -180,7 +192,8 @@ impl Driver {
         longest: Duration,
         fits: impl Fn(&PollEvent) -> Option<T>,
     ) -> Result<T> {
-        let deadline = Instant::now() + longest + POLL_ANSWER_MAX;
+        let mut deadline = Instant::now() + longest + POLL_ANSWER_MAX;
+        let mut waited_again = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
@@ -188,6 +201,11 @@ impl Driver {
                     Some(answer) => return Ok(answer),
                     None => self.backlog.push_back((at, event)),
                 },
+                // This process may have been stopped, and the core with it: it gets a moment.
+                Err(_) if !waited_again => {
+                    waited_again = true;
+                    deadline = Instant::now() + POLL_ANSWER_GRACE;
+                }
                 Err(_) => bail!("the poll core does not answer to {what}"),
             }
         }
@@ -238,8 +256,33 @@ impl Driver {
         };
         if let Err(error) = result {
             error!(?command, "{error:#}");
-            self.lose_machine(&format!("{error:#}"));
+            self.give_up_machine(&format!("{error:#}"));
         }
+    }
+
+    /// The VMM does not do as it is told. It is killed only if that loses nothing: it has ended,
+    /// its copy counts for nothing, or the other copy is known to run. The last copy is kept, in
+    /// whatever state it is, for the operator.
+    fn give_up_machine(&mut self, reason: &str) {
+        let is_primary =
+            self.role.is_some_and(|role| role.primary.0 == u64::from(self.config.id));
+        let has_ended =
+            self.machine.as_mut().is_none_or(|machine| machine.vmm.has_exited().is_some());
+        if !is_primary || has_ended || self.other_copy_runs() {
+            return self.lose_machine(reason);
+        }
+        error!(reason, "this is the last copy that is known to run: its VMM is left as it is");
+        self.journal.write(Instant::now(), "copy_stuck", json!({ "reason": reason }));
+    }
+
+    /// Whether the other replica says, now, that its copy runs.
+    fn other_copy_runs(&self) -> bool {
+        let (reply, status) = bounded(1);
+        self.tell(PollCommand::Status(reply));
+        let Ok(status) = status.recv_timeout(POLL_ANSWER_MAX) else { return false };
+        status.peers.iter().any(|peer| {
+            peer.copy_runs && Duration::from_millis(peer.age_ms) < PEER_AGE_MAX
+        })
     }
 
     fn boot(&mut self) -> Result<()> {
@@ -250,7 +293,7 @@ impl Driver {
             // The guest runs already, so the next union is all memory.
             self.attach(false)?;
         }
-        self.tell(PollCommand::Thaw);
+        self.tell(PollCommand::Thaw { sync: None });
         self.report(CopyEvent::Booted);
         Ok(())
     }
@@ -259,7 +302,7 @@ impl Driver {
     fn void(&mut self) -> Result<()> {
         warn!("this copy is void: the group goes on without it until it is filled");
         self.tell(PollCommand::Stop);
-        self.round = None;
+        self.drop_round();
         let machine = self.machine()?;
         if std::mem::take(&mut machine.is_running) {
             machine.vmm.pause().context("stop the void copy")?;
@@ -276,7 +319,7 @@ impl Driver {
     pub(super) fn lose_machine(&mut self, reason: &str) {
         warn!(reason, "the copy is lost; a VMM is started anew");
         self.tell(PollCommand::Stop);
-        self.round = None;
+        self.drop_round();
         if let Some(mut machine) = self.machine.take() {
             machine.vmm.kill();
         }
@@ -284,6 +327,13 @@ impl Driver {
         self.report(CopyEvent::Lost);
         self.gauge.reset();
         self.next_launch = Instant::now() + HEALTH_INTERVAL;
+    }
+
+    /// The hasher must not wait for a round that nobody follows any more.
+    fn drop_round(&mut self) {
+        if let Some(round) = self.round.take() {
+            self.abort_hashing(round.sync);
+        }
     }
 
     fn launch(&mut self) -> Result<()> {
@@ -330,8 +380,9 @@ impl Driver {
     }
 
     /// The hasher died or its socket broke: the sync in flight fails here unless it is staged, and
-    /// the next union is all memory.
-    pub(super) fn restart_hasher(&mut self, reason: &str) -> Result<()> {
+    /// the next union is all memory. A hasher that does not come up is tried again later; the VM
+    /// goes on without it.
+    pub(super) fn restart_hasher(&mut self, reason: &str) {
         warn!(reason, "the hasher is started again");
         self.journal.write(Instant::now(), "hasher_lost", json!({ "reason": reason }));
         self.hasher = None;
@@ -340,11 +391,14 @@ impl Driver {
         {
             self.report(CopyEvent::Failed { sync: round.sync });
         }
-        self.start_hasher()?;
-        if self.machine.is_some() {
-            self.attach(false)?;
+        self.next_hasher = Instant::now() + RELAUNCH_INTERVAL;
+        let started = self.start_hasher().and_then(|()| {
+            if self.machine.is_some() { self.attach(false) } else { Ok(()) }
+        });
+        if let Err(error) = started {
+            error!("{error:#}");
+            self.hasher = None;
         }
-        Ok(())
     }
 
     fn take_hasher_events(&mut self) {
@@ -355,11 +409,11 @@ impl Driver {
                 Ok(Some(delivered)) => {
                     self.on_hasher_event(delivered.event, delivered.device_state)
                 }
-                Err(error) => self.restart_hasher(&error.to_string()),
+                Err(error) => return self.restart_hasher(&error.to_string()),
             };
             if let Err(error) = result {
-                self.lose_machine(&format!("{error:#}"));
-                return;
+                error!("{error:#}");
+                return self.give_up_machine(&format!("{error:#}"));
             }
         }
     }
@@ -403,6 +457,10 @@ impl Driver {
     }
 
     fn look_at_vcpus(&mut self, now: Instant) {
+        // A paused guest's rest is no measure for a running one's.
+        if self.round.as_ref().is_some_and(Round::is_paused) {
+            return self.gauge.reset();
+        }
         let idle = match &self.machine {
             Some(machine) if machine.is_running => machine
                 .vmm
@@ -437,10 +495,12 @@ impl Driver {
             self.machine = None;
             self.next_launch = now + RELAUNCH_INTERVAL;
         }
-        if self.hasher.as_mut().is_none_or(HasherProcess::has_exited)
-            && let Err(error) = self.restart_hasher("the process ended")
-        {
+        if self.hasher.as_mut().is_none_or(HasherProcess::has_exited) && now >= self.next_hasher {
+            self.restart_hasher("the process ended");
+        }
+        if let Err(error) = self.bound_pause() {
             error!("{error:#}");
+            self.give_up_machine(&format!("{error:#}"));
         }
     }
 
@@ -457,6 +517,7 @@ impl Driver {
                 self.journal.write(at, "campaign", fields);
             }
             Notice::Role(role) => {
+                self.role = Some(role);
                 info!(generation = %role.generation, primary = %role.primary, mode = ?role.mode,
                     "role");
                 let valid: Vec<_> = role.valid.iter().collect();

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hasher::client::Client;
@@ -32,6 +32,21 @@ pub struct HasherSetup {
     pub threads: u32,
     /// Debugging: pages of the rotating slice, at most.
     pub slice_pages_max: Option<u32>,
+}
+
+/// Waits until the hasher listens, or has ended.
+fn await_socket(child: &mut Child, socket: &Path) -> Result<()> {
+    let deadline = Instant::now() + CALL_MAX;
+    while !socket.exists() {
+        if let Some(status) = child.try_wait().context("look at the hasher")? {
+            anyhow::bail!("the hasher ended at its start: {status}; its message is above");
+        }
+        if Instant::now() > deadline {
+            anyhow::bail!("the hasher does not listen on {}", socket.display());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// A running hasher.
@@ -65,7 +80,9 @@ impl HasherProcess {
         let mut child = command.spawn().with_context(|| {
             format!("start {}; build it with `cargo build`", setup.binary.display())
         })?;
-        match Client::connect(&setup.socket, CALL_MAX) {
+        match await_socket(&mut child, &setup.socket)
+            .and_then(|()| Ok(Client::connect(&setup.socket, CALL_MAX)?))
+        {
             Ok(client) => {
                 info!(pid = child.id(), "hasher started");
                 Ok(Self { child, client })
@@ -73,7 +90,7 @@ impl HasherProcess {
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(error).context("connect to the hasher")
+                Err(error.context("connect to the hasher"))
             }
         }
     }

@@ -35,6 +35,10 @@ const APPLY_MAX: Duration = Duration::from_secs(20);
 /// Bytes of a captured state at most; QEMU's is about 1 MB, Cloud Hypervisor's 40 kB.
 const STATE_BYTES_MAX: u64 = 64 << 20;
 
+/// How long a primary stands still for what was written since the last sync; a healthy one does for
+/// milliseconds, a busy host's for tens.
+const PAUSE_MAX: Duration = Duration::from_millis(1500);
+
 /// How long the end of a sync waits for the hasher's last figures.
 const SENT_WAIT: Duration = Duration::from_millis(5);
 
@@ -67,12 +71,44 @@ impl Round {
     pub fn is_staged(&self) -> bool {
         self.staged_state.is_some()
     }
+
+    /// Whether the VM stands still for it.
+    pub fn is_paused(&self) -> bool {
+        self.paused_at.is_some()
+    }
 }
 
 impl Driver {
     pub(super) fn begin(&mut self, sync: SyncId, kind: SyncKind, side: Side) -> Result<()> {
         self.step(sync, "pause");
         let was_running = self.machine()?.is_running;
+        let begun = self.pause_and_freeze(sync, kind, side, was_running);
+        let position = match begun {
+            Ok(position) => position,
+            Err(error) => {
+                // The sync cannot go on here. The VM may run, or stand still, or hang.
+                warn!(%sync, "{error:#}");
+                self.fail(sync, &format!("{error:#}"));
+                self.tell(PollCommand::Thaw { sync: Some(sync) });
+                if was_running {
+                    self.machine()?.vmm.resume().context("resume the VM after a failed pause")?;
+                }
+                return Ok(());
+            }
+        };
+        if let Err(error) = self.begin_hashing(sync, kind, side, position) {
+            self.restart_hasher(&format!("{error:#}"));
+        }
+        Ok(())
+    }
+
+    fn pause_and_freeze(
+        &mut self,
+        sync: SyncId,
+        kind: SyncKind,
+        side: Side,
+        was_running: bool,
+    ) -> Result<Position> {
         if was_running {
             let longest = Duration::from_millis(self.config.sync.quiet_max_ms.into());
             self.tell(PollCommand::Quiesce { sync, longest });
@@ -107,10 +143,7 @@ impl Driver {
             staged_state: None,
             reason: None,
         });
-        if let Err(error) = self.begin_hashing(sync, kind, side, position) {
-            self.restart_hasher(&format!("{error:#}"))?;
-        }
-        Ok(())
+        Ok(position)
     }
 
     fn begin_hashing(
@@ -219,7 +252,7 @@ impl Driver {
     fn resume_paused(&mut self, sync: SyncId) -> Result<()> {
         let Some(round) = self.round_of(sync) else { return Ok(()) };
         let paused_at = round.paused_at.take();
-        self.tell(PollCommand::Thaw);
+        self.tell(PollCommand::Thaw { sync: Some(sync) });
         if let Some(paused_at) = paused_at {
             self.step(sync, "resume");
             let start = Instant::now();
@@ -237,7 +270,7 @@ impl Driver {
         if let Some(hasher) = &self.hasher
             && let Err(error) = hasher.client.finish(sync)
         {
-            self.restart_hasher(&error.to_string())?;
+            self.restart_hasher(&error.to_string());
         }
         if self.config.debug.verifier_socket.is_some() {
             self.verify(sync);
@@ -286,7 +319,7 @@ impl Driver {
 
     fn apply_and_load(&mut self, sync: SyncId, position: Position) -> Result<()> {
         if let Err(error) = self.apply(sync) {
-            self.restart_hasher(&format!("{error:#}"))?;
+            self.restart_hasher(&format!("{error:#}"));
             self.apply(sync).context("apply the staged set again")?;
         }
         let state = self.round_of(sync).and_then(|round| round.staged_state.take());
@@ -298,9 +331,9 @@ impl Driver {
         if machine.vmm.ram_mapping_changed() {
             self.attach(true)?;
         }
-        self.tell(PollCommand::Replace { position });
+        self.tell(PollCommand::Replace { sync, position });
         let found = self.answer("replace", Duration::ZERO, |event| match event {
-            PollEvent::Replaced { found, .. } => Some(*found),
+            PollEvent::Replaced { sync: replaced, found, .. } if *replaced == sync => Some(*found),
             _ => None,
         })?;
         if !found {
@@ -309,7 +342,7 @@ impl Driver {
         if self.config.debug.verifier_socket.is_some() {
             self.verify(sync);
         }
-        self.tell(PollCommand::Thaw);
+        self.tell(PollCommand::Thaw { sync: Some(sync) });
         self.step(sync, "resume");
         let machine = self.machine()?;
         machine.vmm.resume().context("resume the loaded copy")?;
@@ -346,19 +379,42 @@ impl Driver {
     }
 
     pub(super) fn abort(&mut self, sync: SyncId, resume: bool) -> Result<()> {
+        // The VM first: it has waited long enough.
+        let resumed = if resume { self.resume_paused(sync) } else { Ok(()) };
+        self.abort_hashing(sync);
+        let reason = self.round_of(sync).and_then(|round| round.reason.take());
+        self.end_round(sync, Some(reason.as_deref().unwrap_or("given up by the group")));
+        resumed
+    }
+
+    /// Tells the hasher that the sync is given up.
+    pub(super) fn abort_hashing(&mut self, sync: SyncId) {
         if let Some(hasher) = &self.hasher
             && let Err(error) = hasher.client.abort(sync)
         {
-            self.restart_hasher(&error.to_string())?;
+            self.restart_hasher(&error.to_string());
         }
-        if self.round_of(sync).is_none() {
+    }
+
+    /// A primary whose hasher, or whose peer's, does not get on with the sync must not stand still
+    /// for it: the guest goes on, and the group is told that the sync failed here.
+    pub(super) fn bound_pause(&mut self) -> Result<()> {
+        let Some(round) = &self.round else { return Ok(()) };
+        let longest = match round.kind {
+            SyncKind::Delta => PAUSE_MAX,
+            SyncKind::Fill => Duration::from_millis(self.config.sync.timeout_ms.into()),
+        };
+        let is_late = round.side == Side::Primary
+            && round.paused_at.is_some_and(|at| at.elapsed() > longest)
+            && self.config.debug.verifier_socket.is_none();
+        if !is_late {
             return Ok(());
         }
-        if resume {
-            self.resume_paused(sync)?;
-        }
-        let reason = self.round_of(sync).and_then(|round| round.reason.take());
-        self.end_round(sync, Some(reason.as_deref().unwrap_or("given up by the group")));
+        let sync = round.sync;
+        warn!(%sync, ?longest, "the VM stood still too long for a sync; it goes on");
+        self.resume_paused(sync)?;
+        self.abort_hashing(sync);
+        self.fail(sync, "the VM stood still too long");
         Ok(())
     }
 

@@ -79,6 +79,7 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         uplink.port().set_promiscuous(true).context("let the uplink take the guest's frames")?;
     }
     let facts = Arc::new(NodeFacts::new(&config));
+    check_binaries(&config)?;
     let node = start_node(&config, &replication, &facts)?;
     let clock_start = node.instant_of(Duration::ZERO);
     let (poll, commands) = unbounded();
@@ -119,6 +120,16 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         replica,
     });
     Ok(Parts { poll_core, driver, _eal: eal })
+}
+
+/// What would keep a replica from starting is found before it claims its identity: a replica that
+/// took part once cannot come back under its id.
+fn check_binaries(config: &NodeConfig) -> Result<()> {
+    let hasher = config.hasher_binary();
+    if config.vmm.is_some() && !hasher.is_file() {
+        anyhow::bail!("no hasher at {}; set hasher.binary to it", hasher.display());
+    }
+    Ok(())
 }
 
 /// For the thread that runs the poll core.
