@@ -373,6 +373,10 @@ impl Vmm for CloudHypervisorVmm {
         self.find_vcpus()
     }
 
+    fn maps_ram(&self) -> bool {
+        !matches!(self.state, State::Waiting | State::Void)
+    }
+
     fn ram_mapping_changed(&self) -> bool {
         self.mapping_changed
     }

@@ -276,6 +276,10 @@ impl Vmm for QemuVmm {
         Ok(())
     }
 
+    fn maps_ram(&self) -> bool {
+        true
+    }
+
     fn ram_mapping_changed(&self) -> bool {
         false
     }

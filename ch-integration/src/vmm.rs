@@ -116,6 +116,10 @@ pub trait Vmm: Send {
     /// memory was written before. The guest stays paused. May be called again and again.
     fn load(&mut self, state: &[u8]) -> Result<(), VmmError>;
 
+    /// Whether the VMM has mapped guest memory; some do only with the first boot or load. Before,
+    /// there is nothing to track.
+    fn maps_ram(&self) -> bool;
+
     /// After [`Vmm::load`]: whether the VMM mapped guest memory anew, so that a tracker has to
     /// register the new mapping before [`Vmm::resume`]. After [`Vmm::boot`]: whether it mapped it
     /// only then; what the guest wrote before the tracker registers it is not known.

@@ -164,7 +164,7 @@ fn source(
     memory: &GuestMemory,
 ) -> Result<Source, AttachError> {
     let Some(pid) = tracked_pid else {
-        let reason = "the VMM was started without a userfaultfd".to_owned();
+        let reason = "no userfaultfd of a VMM that maps it was given".to_owned();
         return Ok(Source::FullScan(FullScan::new(reason)));
     };
     let uffd = fds

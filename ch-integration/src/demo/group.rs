@@ -27,8 +27,9 @@ use super::say;
 
 /// Until the group must be protected: two boots under emulation, and a fill over all memory.
 const PROTECTED_WAIT: Duration = Duration::from_secs(180);
-/// Until the guest must answer after that.
-const ANSWER_WAIT: Duration = Duration::from_secs(90);
+/// Until the guest must answer after that; on a software KVM it boots for 16 to 60 s alone, and for
+/// longer on a busy machine.
+const ANSWER_WAIT: Duration = Duration::from_secs(180);
 /// One try of a sign of life.
 const PING_WAIT: Duration = Duration::from_millis(500);
 /// How often a line is shown.

@@ -73,7 +73,8 @@ impl Machine {
         staging: &File,
         continues: bool,
     ) -> Result<AttachReport> {
-        let tracker = self.tracker.as_ref().map(|tracker| TrackerFds {
+        let tracker = self.tracker.as_ref().filter(|_| self.vmm.maps_ram());
+        let tracker = tracker.map(|tracker| TrackerFds {
             uffd: tracker.uffd.as_fd(),
             pidfd: tracker.pidfd.as_fd(),
             pid: self.vmm.pid(),
