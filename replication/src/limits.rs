@@ -32,7 +32,7 @@ pub const RETRY_AFTER_ABORT: Duration = Duration::from_millis(50);
 pub const RETRY_AFTER_FILL: Duration = Duration::from_secs(1);
 
 /// The wait doubles with each failed fill, up to this.
-pub const RETRY_AFTER_FILL_MAX: Duration = Duration::from_secs(60);
+pub const RETRY_AFTER_FILL_MAX: Duration = Duration::from_secs(10);
 
 /// A fill may take this many times as long as another sync.
 pub const FILL_TIMEOUTS: u32 = 12;

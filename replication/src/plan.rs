@@ -219,8 +219,9 @@ fn end_or_abort(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan
     {
         return abort(view, sync.id);
     }
+    // Output waits for the sync, a fill's too: not for a backup that is silent.
     let Some(report) = backup.report else {
-        return Plan::Wait;
+        return abort(view, sync.id);
     };
     match (report.copy, progress) {
         (

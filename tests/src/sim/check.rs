@@ -32,6 +32,8 @@ pub enum Violation {
     },
     /// Two nodes may transmit at once.
     TwoPrimaries(NodeId, NodeId),
+    /// No copy is left, and no fault destroyed the last one.
+    LostAll,
     /// Faults stopped, a valid copy is left, and nothing is served.
     NotServing,
     /// Faults stopped, both replicas live, and the group is not protected.

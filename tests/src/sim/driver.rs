@@ -58,6 +58,20 @@ pub struct Driver {
 }
 
 impl Driver {
+    /// Whether the next command is begun now. Commands are done in order; what is at work is only
+    /// interrupted where the real driver waits for the hasher, and only to be undone.
+    pub fn takes_command(&self) -> bool {
+        let undoes = matches!(
+            self.commands.front(),
+            Some(CopyCommand::Abort { .. } | CopyCommand::Void)
+        );
+        match self.job {
+            None => true,
+            Some(Job::CopyOut { .. } | Job::Stage { .. }) => undoes,
+            Some(_) => false,
+        }
+    }
+
     /// Starts a job; returns its count.
     pub fn start(&mut self, job: Job) -> u64 {
         self.count += 1;

@@ -13,7 +13,8 @@
 //! 2. no answer is seen that the copy which serves later does not know;
 //! 3. after each applied sync the backup's memory equals the primary's at the sync point;
 //! 4. at most one node may transmit at any instant, with clocks that drift within the bound;
-//! 5. once faults stop, the group serves again if a valid copy is left, and is protected again if
+//! 5. the VM is lost only if a fault destroyed the last valid copy;
+//! 6. once faults stop, the group serves again if a valid copy is left, and is protected again if
 //!    both replicas live.
 //!
 //! Not verified here: bytes of real memory and devices, DPDK, TCP, timing of real schedulers.

@@ -5,11 +5,12 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use plover_types::{Mode, NodeId, PacketBurstBuilder, Position};
-use raft::eraftpb::{Entry, HardState, Snapshot};
+use plover_types::{LogEntry, LogIndex, Mode, NodeId, PacketBurstBuilder, Position, Term};
+use raft::eraftpb::HardState;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use replication::core::{Action, Core, CoreConfig, Event, NodeSpec, Notice, Persist};
+use replication::durable::{Recovered, SnapshotState};
 use replication::epoch::{CopyCommand, CopyEvent, LocalCopy, Side};
 use replication::output_rule::{HoldQueue, OutputPolicy};
 use replication::plan::OnBackupLoss;
@@ -41,6 +42,8 @@ const NODES: [NodeSpec; 3] = [
 const FAULTS_FROM_US: u64 = 600_000;
 const FAULTS_UNTIL_US: u64 = 4_000_000;
 const END_US: u64 = 9_000_000;
+/// A group that is not protected by then gets until here: failed fills are repeated ever later.
+const END_LATEST_US: u64 = 40_000_000;
 /// After the last fault: time for elections, relaunches and a fill.
 const SETTLED_US: u64 = 7_000_000;
 
@@ -122,10 +125,7 @@ impl Ord for Scheduled {
 /// What survives a crash of a durable node.
 #[derive(Clone, Default)]
 struct Disk {
-    entries: Vec<Entry>,
-    hard_state: HardState,
-    snapshot: Option<Snapshot>,
-    compact_to: u64,
+    recovered: Recovered,
 }
 
 struct Node {
@@ -144,6 +144,20 @@ struct Node {
     unpersisted: Vec<Persist>,
 }
 
+impl Node {
+    /// Whether its log has a role entry that it has not applied. A witness that is down has its
+    /// log on disk.
+    fn has_undecided_role(&self) -> bool {
+        let is_role = |data: &Bytes| matches!(LogEntry::decode(data), Ok(LogEntry::Role(_)));
+        match &self.core {
+            Some(core) => (core.applied().0 + 1..)
+                .map_while(|index| core.log_entry(LogIndex(index)))
+                .any(|(_, data)| is_role(&data)),
+            None => self.disk.recovered.entries.iter().any(|entry| is_role(&entry.data)),
+        }
+    }
+}
+
 struct World {
     options: Options,
     random: StdRng,
@@ -155,6 +169,8 @@ struct World {
     checker: Checker,
     next_packet: u64,
     replica_killed: bool,
+    /// A fault destroyed a copy while no other valid one was there: losing the VM is no bug then.
+    last_copy_destroyed: bool,
     mends: Vec<(u64, Mend)>,
     outcome: Outcome,
 }
@@ -204,6 +220,7 @@ impl World {
             checker: Checker::default(),
             next_packet: 0,
             replica_killed: false,
+            last_copy_destroyed: false,
             mends: Vec::new(),
             outcome: Outcome::default(),
         };
@@ -218,7 +235,7 @@ impl World {
         let mut next_fault = FAULTS_FROM_US;
         let mut healed = false;
         let mut first_settled = None;
-        while self.now_us < END_US {
+        while self.now_us < END_US || (self.now_us < END_LATEST_US && !self.is_at_rest()) {
             let Some(Reverse(event)) = self.queue.pop() else {
                 break;
             };
@@ -275,7 +292,7 @@ impl World {
             nodes: NODES.to_vec(),
             tick: Duration::from_micros(TICK_US),
             election_ticks: ELECTION_TICKS,
-            sync_timeout: Duration::from_millis(400),
+            sync_timeout: Duration::from_millis(800),
             on_backup_loss: OnBackupLoss::Continue,
             is_durable,
             is_restarted,
@@ -402,22 +419,12 @@ impl World {
                 index,
                 term,
                 data,
+                hard_state,
             } => {
-                let mut snapshot = Snapshot::default();
-                snapshot.data = data;
-                snapshot.mut_metadata().index = index.0;
-                snapshot.mut_metadata().term = term.0;
-                snapshot.mut_metadata().mut_conf_state().voters =
-                    NODES.iter().map(|spec| spec.id.0).collect();
-                // Only what is durable can stand for a durable log.
-                let disk = &mut self.nodes[node].disk;
-                if disk
-                    .entries
-                    .last()
-                    .is_some_and(|last| last.index >= index.0)
-                {
-                    disk.snapshot = Some(snapshot);
-                    disk.compact_to = to.0;
+                // In order with what is being written; a compaction that is left out does no harm.
+                if self.nodes[node].unpersisted.is_empty() {
+                    let snapshot = SnapshotState { index, term, data };
+                    self.nodes[node].disk.compact(to, snapshot, hard_state);
                 }
             }
             Action::Copy(command) => self.command(node, command),
@@ -452,14 +459,6 @@ impl World {
     fn command(&mut self, node: usize, command: CopyCommand) {
         self.trace(node, &command);
         let it = &mut self.nodes[node];
-        if let CopyCommand::Abort { .. } | CopyCommand::Void = command
-            && matches!(
-                it.driver.job,
-                Some(Job::Quiesce { .. } | Job::CopyOut { .. } | Job::Stage { .. })
-            )
-        {
-            it.driver.cancel();
-        }
         if command == CopyCommand::Void {
             it.hold.discard();
         }
@@ -467,11 +466,12 @@ impl World {
     }
 
     fn run_driver(&mut self, node: usize) -> Result<(), Violation> {
-        while self.nodes[node].driver.job.is_none() {
+        while self.nodes[node].driver.takes_command() {
             let Some(command) = self.nodes[node].driver.commands.pop_front() else {
                 break;
             };
             let (job, delay) = match command {
+                // A guest that runs keeps what it is; Boot comes for one that never did.
                 CopyCommand::Boot => (Job::Boot, 5_000),
                 CopyCommand::Begin { sync, side, .. } => (
                     Job::Quiesce { sync, side },
@@ -479,20 +479,27 @@ impl World {
                 ),
                 CopyCommand::Commit { sync, position } => (
                     Job::Load { sync, position },
-                    self.random.random_range(500..20_000),
+                    // Most loads are quick; some take longer than an election.
+                    if self.random.random_ratio(1, 10) {
+                        self.random.random_range(20_000..600_000)
+                    } else {
+                        self.random.random_range(500..20_000)
+                    },
                 ),
                 CopyCommand::Finish { .. } => continue,
-                CopyCommand::Abort { resume, .. } => {
+                CopyCommand::Abort { sync, resume } => {
                     let it = &mut self.nodes[node];
+                    it.driver.cancel();
                     it.driver.staged = None;
                     if resume {
                         it.vm.is_paused = false;
                     }
-                    self.core(node).lift_barrier();
+                    self.core(node).lift_barrier(Some(sync));
                     continue;
                 }
                 CopyCommand::Void => {
                     let it = &mut self.nodes[node];
+                    it.driver.cancel();
                     it.vm.is_alive = false;
                     it.driver.staged = None;
                     it.hold.discard();
@@ -524,7 +531,7 @@ impl World {
                 it.vm.is_paused = false;
                 let memory = self.checker.memory_at(sync).unwrap_or_default();
                 let certificate = certificate(memory);
-                self.core(node).lift_barrier();
+                self.core(node).lift_barrier(Some(sync));
                 self.report(
                     node,
                     CopyEvent::CopiedOut {
@@ -553,7 +560,13 @@ impl World {
         self.nodes[node].vm.is_paused = true;
         let job = match side {
             Side::Primary => {
-                self.nodes[node].hold.close(sync);
+                let group = self.core(node).group();
+                let is_current = group.sync().is_some_and(|current| current.id == sync);
+                if is_current {
+                    self.nodes[node].hold.close(sync);
+                    let policy = self.core(node).output_policy(true);
+                    self.nodes[node].hold.set_policy(policy);
+                }
                 let memory = self.nodes[node].vm.memory.clone();
                 self.checker.sync_point(sync, &memory);
                 Job::CopyOut {
@@ -583,7 +596,7 @@ impl World {
                 it.driver.staged = Some((sync, it.vm.difference(&memory)));
                 if self.options.sabotage == Sabotage::ResumeStaged {
                     it.vm.is_paused = false;
-                    self.core(node).lift_barrier();
+                    self.core(node).lift_barrier(Some(sync));
                 }
                 let certificate = certificate(&memory);
                 self.report(node, CopyEvent::Staged { sync, certificate });
@@ -609,6 +622,7 @@ impl World {
         let staged = self.nodes[node].driver.staged.take();
         let fails = self.options.with_faults && self.random.random_ratio(1, 100);
         let Some((staged_sync, difference)) = staged.filter(|_| !fails) else {
+            self.destroys_copy(node);
             self.nodes[node].vm.is_alive = false;
             self.nodes[node].hold.discard();
             self.report(node, CopyEvent::LoadFailed { sync });
@@ -623,13 +637,14 @@ impl World {
         it.vm.is_paused = false;
         it.hold.discard();
         if self.options.sabotage == Sabotage::KeepPosition {
-            self.core(node).lift_barrier();
+            self.core(node).lift_barrier(Some(sync));
         } else if !self.core(node).seek(position) {
             self.nodes[node].vm.is_alive = false;
             self.report(node, CopyEvent::LoadFailed { sync });
             self.launch(node);
             return Ok(());
         }
+        self.core(node).lift_barrier(Some(sync));
         self.report(node, CopyEvent::Loaded { sync });
         Ok(())
     }
@@ -767,12 +782,41 @@ impl World {
         Ok(())
     }
 
+    /// A fault is about to destroy this node's copy.
+    fn destroys_copy(&mut self, node: usize) {
+        let Some(role) = self.newest_role() else { return };
+        // A role that stands in a log and may yet be committed decides, too: nothing can take it
+        // back, and it may list this copy only.
+        if self.nodes.iter().any(Node::has_undecided_role) {
+            self.last_copy_destroyed = true;
+        }
+        let serves_on = |other: &Node| {
+            other.spec.id != self.nodes[node].spec.id
+                && role.valid.contains(other.spec.id)
+                && other.vm.is_alive
+        };
+        if role.valid.contains(self.nodes[node].spec.id)
+            && !self.nodes.iter().any(serves_on)
+        {
+            self.last_copy_destroyed = true;
+        }
+    }
+
+    fn newest_role(&self) -> Option<plover_types::RoleEntry> {
+        self.nodes
+            .iter()
+            .filter_map(|node| node.core.as_ref().and_then(|core| core.group().role()))
+            .max_by_key(|role| role.generation)
+            .copied()
+    }
+
     fn kill(&mut self, node: usize) {
         self.trace(node, &"killed");
         let is_replica = self.nodes[node].spec.is_replica;
         if self.nodes[node].core.is_none() || (is_replica && self.replica_killed) {
             return;
         }
+        self.destroys_copy(node);
         let it = &mut self.nodes[node];
         it.core = None;
         it.incarnation += 1;
@@ -806,6 +850,7 @@ impl World {
             return Ok(());
         }
         self.trace(node, &"VM lost");
+        self.destroys_copy(node);
         let it = &mut self.nodes[node];
         it.vm = Vm::default();
         it.hold.discard();
@@ -857,6 +902,14 @@ impl World {
         self.core(node).step(now, Event::Persisted(number));
     }
 
+    /// Whether the group is what it should be once faults have stopped.
+    fn is_at_rest(&self) -> bool {
+        self.replica_killed
+            || self.newest_role().is_some_and(|role| {
+                role.mode == Mode::Protected || !self.nodes.iter().any(|node| node.vm.is_alive)
+            })
+    }
+
     fn finish(&mut self, first_settled: u64) -> Result<(), Violation> {
         self.outcome.answers = self.checker.answers();
         for node in 0..NODES.len() {
@@ -867,12 +920,7 @@ impl World {
                 );
             }
         }
-        let role = self
-            .nodes
-            .iter()
-            .filter_map(|node| node.core.as_ref().and_then(|core| core.group().role()))
-            .max_by_key(|role| role.generation)
-            .copied();
+        let role = self.newest_role();
         let valid_left = role.is_none_or(|role| {
             self.nodes.iter().any(|node| {
                 role.valid.contains(node.spec.id)
@@ -884,7 +932,7 @@ impl World {
         });
         self.outcome.survived = valid_left;
         if !valid_left {
-            return Ok(());
+            return if self.last_copy_destroyed { Ok(()) } else { Err(Violation::LostAll) };
         }
         let served =
             (first_settled..self.next_packet).any(|packet| self.checker.was_answered(packet));
@@ -905,41 +953,43 @@ impl World {
 
 impl Disk {
     fn write(&mut self, persist: Persist) {
+        let log = &mut self.recovered;
         if let Some(snapshot) = persist.snapshot {
-            self.compact_to = snapshot.get_metadata().index + 1;
-            self.entries.clear();
-            self.snapshot = Some(snapshot);
+            let metadata = snapshot.get_metadata();
+            let (index, term) = (LogIndex(metadata.index), Term(metadata.term));
+            log.entries.clear();
+            log.compacted = (index, term);
+            log.snapshot = Some(SnapshotState {
+                index,
+                term,
+                data: snapshot.data.clone(),
+            });
         }
         if let Some(first) = persist.entries.first() {
-            self.entries.retain(|entry| entry.index < first.index);
+            log.entries.retain(|entry| entry.index < first.index);
         }
-        self.entries.extend(persist.entries);
-        self.hard_state = persist.hard_state;
+        log.entries.extend(persist.entries);
+        log.hard_state = persist.hard_state;
+    }
+
+    fn compact(&mut self, to: LogIndex, snapshot: SnapshotState, hard_state: HardState) {
+        let log = &mut self.recovered;
+        let Some(last_dropped) = log.entries.iter().find(|entry| entry.index + 1 == to.0) else {
+            return;
+        };
+        log.compacted = (LogIndex(last_dropped.index), Term(last_dropped.term));
+        log.entries.retain(|entry| entry.index >= to.0);
+        log.snapshot = Some(snapshot);
+        log.hard_state = hard_state;
     }
 
     fn recover(&self) -> LogStorage {
         let voters: Vec<NodeId> = NODES.iter().map(|spec| spec.id).collect();
-        let mut storage = LogStorage::new(&voters);
-        let mut first = 1;
-        if let Some(snapshot) = &self.snapshot {
-            storage
-                .apply_snapshot(snapshot)
-                .expect("a stored snapshot is valid");
-            first = snapshot.get_metadata().index + 1;
-        }
-        let entries: Vec<Entry> = self
-            .entries
-            .iter()
-            .filter(|entry| entry.index >= first)
-            .cloned()
-            .collect();
-        storage
-            .append(&entries)
-            .expect("a stored log is contiguous");
-        let mut hard_state = self.hard_state.clone();
-        hard_state.commit = hard_state.commit.max(first - 1);
-        storage.set_hard_state(hard_state);
-        storage
+        let mut recovered = self.recovered.clone();
+        let last = recovered.compacted.0.0 + recovered.entries.len() as u64;
+        let commit = recovered.hard_state.commit;
+        recovered.hard_state.commit = commit.max(recovered.compacted.0.0).min(last);
+        LogStorage::restore(&voters, &recovered).expect("a stored log is consistent")
     }
 }
 
