@@ -97,7 +97,7 @@ impl Group {
             killed: BTreeSet::new(),
             network,
         };
-        if let KillPlan::Step(step) = &options.kills {
+        if let KillPlan::Step { step, .. } = &options.kills {
             group.options.settings.push(Setting::die_at(step));
         }
         group.configure_nodes()?;

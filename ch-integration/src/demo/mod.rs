@@ -27,7 +27,7 @@ mod run;
 pub mod table;
 
 pub use leftovers::clean as clean_leftovers;
-pub use options::{DemoOptions, DemoVmm, KillPlan, Service, Setting};
+pub use options::{DemoOptions, DemoVmm, KillPlan, Service, Setting, Victim};
 pub use run::{DemoOutcome, run};
 
 /// A line of progress, on standard error: standard output has the report alone.

@@ -68,6 +68,14 @@ impl Host {
         Self::ALL.into_iter().find(|host| host.id() == id)
     }
 
+    /// The other replica.
+    pub fn peer(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B | Self::W => Self::A,
+        }
+    }
+
     /// Has a copy of the VM.
     pub fn is_replica(self) -> bool {
         self != Self::W

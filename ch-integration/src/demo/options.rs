@@ -23,9 +23,10 @@ pub struct DemoOptions {
     /// Seed of the kill's moment and of the values written.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// When the primary's host is killed: `time`, `none`, or `step=NAME` of a sync (pause,
-    /// collect, digest, exchange, compare, blocks, send, resume; of the backup, whose host is
-    /// killed then: stage, verify, staged, commit, apply, load).
+    /// When a host is killed: the primary's at a moment that the seed draws (`time`), never
+    /// (`none`), or inside a step of a sync (`step=NAME`): pause, collect, digest, exchange,
+    /// compare, blocks, send, resume; of the backup, whose host is killed then: stage, verify,
+    /// staged, commit, apply, load. `step=NAME@primary` and `step=NAME@backup` say whose host.
     #[arg(long, default_value = "time", value_name = "PLAN")]
     pub kills: KillPlan,
     /// How long the clients write.
@@ -111,9 +112,24 @@ pub enum KillPlan {
     None,
     /// At a moment that the seed draws.
     Time,
-    /// From that moment on, as soon as the primary enters this step; a step that only the backup
-    /// takes kills the backup's host.
-    Step(String),
+    /// From that moment on, as soon as a replica enters this step.
+    Step {
+        /// The step.
+        step: String,
+        /// Whose host is killed.
+        victim: Victim,
+    },
+}
+
+/// Whose host a kill inside a step kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// The one that takes the step; the primary, if both do.
+    Taker,
+    /// The primary, whoever takes the step.
+    Primary,
+    /// The backup, whoever takes the step.
+    Backup,
 }
 
 impl FromStr for KillPlan {
@@ -123,7 +139,16 @@ impl FromStr for KillPlan {
         match (text, text.strip_prefix("step=")) {
             ("none", _) => Ok(Self::None),
             ("time", _) => Ok(Self::Time),
-            (_, Some(step)) if !step.is_empty() => Ok(Self::Step(step.to_owned())),
+            (_, Some(step)) if !step.is_empty() => {
+                let (step, victim) = match step.split_once('@') {
+                    None => (step, Victim::Taker),
+                    Some((step, "primary")) => (step, Victim::Primary),
+                    Some((step, "backup")) => (step, Victim::Backup),
+                    Some((_, other)) => return Err(format!("{other:?} is no replica")),
+                };
+                let step = step.to_owned();
+                Ok(Self::Step { step, victim })
+            }
             _ => Err(format!("{text:?} is no plan; use time, none or step=NAME")),
         }
     }
@@ -306,7 +331,13 @@ mod tests {
 
     #[test]
     fn plans_and_settings_are_read() {
-        assert_eq!("step=apply".parse(), Ok(KillPlan::Step("apply".to_owned())));
+        let apply = |victim| KillPlan::Step {
+            step: "apply".to_owned(),
+            victim,
+        };
+        assert_eq!("step=apply".parse(), Ok(apply(Victim::Taker)));
+        assert_eq!("step=apply@primary".parse(), Ok(apply(Victim::Primary)));
+        assert!("step=apply@witness".parse::<KillPlan>().is_err());
         assert!("step=".parse::<KillPlan>().is_err());
         assert!("sometimes".parse::<KillPlan>().is_err());
         let setting: Setting = "debug.deliver_to_backup=false".parse().unwrap();

@@ -108,9 +108,8 @@ impl Run<'_> {
     fn kill(&mut self) -> Result<()> {
         let primary = self.group.view.primary.context("no role names a primary")?;
         let mut killed = None;
-        if let KillPlan::Step(step) = &self.options.kills {
-            let victim = kill::victim_of(step, primary);
-            killed = kill::kill_in_step(&mut self.group, victim, step)?;
+        if let KillPlan::Step { step, victim } = &self.options.kills {
+            killed = kill::kill_in_step(&mut self.group, primary, *victim, step)?;
             if killed.is_none() {
                 say(&format!(
                     "step {step} did not come; killing at this moment instead"
