@@ -66,7 +66,7 @@ impl Cluster {
     pub fn roles(&mut self) -> Result<(Host, Host)> {
         self.group.view.update()?;
         let primary = self.group.view.primary.context("no role names a primary")?;
-        Ok((primary, if primary == Host::A { Host::B } else { Host::A }))
+        Ok((primary, primary.peer()))
     }
 
     /// What a node says of itself.
