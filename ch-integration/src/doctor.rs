@@ -17,7 +17,11 @@ pub fn check(config: Option<&NodeConfig>) -> Vec<Check> {
         drivers_of,
     );
     let request = PreflightRequest {
-        huge_pages: if huge { dpdk_config::HugePages::On } else { dpdk_config::HugePages::Off },
+        huge_pages: if huge {
+            dpdk_config::HugePages::On
+        } else {
+            dpdk_config::HugePages::Off
+        },
         memory_mib: config.map_or(64, |config| config.eal.memory_mib),
         cores: 2,
         drivers,
@@ -54,12 +58,22 @@ pub fn text(checks: &[Check]) -> String {
 }
 
 fn drivers_of(config: &NodeConfig) -> Vec<String> {
-    let ports = [Some(&config.replication.port), config.uplink.as_ref().map(|uplink| &uplink.port)];
+    let ports = [
+        Some(&config.replication.port),
+        config.uplink.as_ref().map(|uplink| &uplink.port),
+    ];
     let name = |vdev: &String| {
         let device = vdev.split(',').next().unwrap_or_default();
-        device.trim_end_matches(|last: char| last.is_ascii_digit()).to_owned()
+        device
+            .trim_end_matches(|last: char| last.is_ascii_digit())
+            .to_owned()
     };
-    ports.iter().flatten().filter_map(|port| port.vdev.as_ref()).map(name).collect()
+    ports
+        .iter()
+        .flatten()
+        .filter_map(|port| port.vdev.as_ref())
+        .map(name)
+        .collect()
 }
 
 fn vmm_checks(config: Option<&NodeConfig>) -> Vec<Check> {
@@ -75,13 +89,20 @@ fn vmm_checks(config: Option<&NodeConfig>) -> Vec<Check> {
             let binary = wanted.and_then(|vmm| vmm.binary.as_deref());
             let name = format!("VMM {kind}");
             match find_binary(*kind, binary) {
-                Ok(path) => {
-                    Check { name, outcome: Outcome::Ok, found: path.display().to_string(), fix: None }
-                }
+                Ok(path) => Check {
+                    name,
+                    outcome: Outcome::Ok,
+                    found: path.display().to_string(),
+                    fix: None,
+                },
                 Err(error) => Check {
                     name,
                     // Without a configuration one VMM is enough.
-                    outcome: if wanted.is_some() { Outcome::Failed } else { Outcome::Warning },
+                    outcome: if wanted.is_some() {
+                        Outcome::Failed
+                    } else {
+                        Outcome::Warning
+                    },
                     found: error.to_string(),
                     fix: Some(fix_for(*kind)),
                 },
@@ -111,15 +132,25 @@ fn kvm_check() -> Check {
     };
     Check {
         name: "KVM".to_owned(),
-        outcome: if hardware { Outcome::Ok } else { Outcome::Warning },
+        outcome: if hardware {
+            Outcome::Ok
+        } else {
+            Outcome::Warning
+        },
         found: found.to_owned(),
-        fix: (!hardware).then(|| "modprobe kvm_intel or kvm_amd; enable VT-x or SVM in the BIOS".into()),
+        fix: (!hardware)
+            .then(|| "modprobe kvm_intel or kvm_amd; enable VT-x or SVM in the BIOS".into()),
     }
 }
 
 fn file_checks(config: &NodeConfig) -> Vec<Check> {
-    let Some(vmm) = &config.vmm else { return Vec::new() };
-    let files = [("vmm.kernel", Some(&vmm.kernel)), ("vmm.initrd", vmm.initrd.as_ref())];
+    let Some(vmm) = &config.vmm else {
+        return Vec::new();
+    };
+    let files = [
+        ("vmm.kernel", Some(&vmm.kernel)),
+        ("vmm.initrd", vmm.initrd.as_ref()),
+    ];
     files
         .iter()
         .filter_map(|(key, path)| path.map(|path| (*key, path)))
@@ -128,7 +159,11 @@ fn file_checks(config: &NodeConfig) -> Vec<Check> {
             Check {
                 name: key.to_owned(),
                 outcome: if exists { Outcome::Ok } else { Outcome::Failed },
-                found: if exists { path.display().to_string() } else { format!("no {}", path.display()) },
+                found: if exists {
+                    path.display().to_string()
+                } else {
+                    format!("no {}", path.display())
+                },
                 fix: (!exists).then(|| format!("set {key} to the guest's file")),
             }
         })

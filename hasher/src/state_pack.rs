@@ -18,8 +18,14 @@ pub fn pack(state: &[u8], base: &[u8]) -> Bytes {
 /// # Errors
 /// The length is over what a state may have, or the bytes do not unpack to it.
 pub fn unpack(packed: &[u8], length: u64, base: &[u8]) -> Result<Vec<u8>, ProtocolError> {
-    let bad = |value| ProtocolError::Field { what: "seal", field: "state bytes", value };
-    let wanted = usize::try_from(length).ok().filter(|length| *length <= DEVICE_STATE_BYTES_MAX);
+    let bad = |value| ProtocolError::Field {
+        what: "seal",
+        field: "state bytes",
+        value,
+    };
+    let wanted = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= DEVICE_STATE_BYTES_MAX);
     let wanted = wanted.ok_or_else(|| bad(length))?;
     if packed.is_empty() && wanted == 0 {
         return Ok(Vec::new());
@@ -55,8 +61,14 @@ mod tests {
         state[800_000] ^= 0x80;
         let packed = pack(&state, &base);
         assert!(packed.len() < 8_000, "{} bytes", packed.len());
-        assert_eq!(unpack(&packed, state.len() as u64, &base).expect("unpacks"), state);
-        assert_ne!(unpack(&packed, state.len() as u64, &[]).expect("unpacks"), state);
+        assert_eq!(
+            unpack(&packed, state.len() as u64, &base).expect("unpacks"),
+            state
+        );
+        assert_ne!(
+            unpack(&packed, state.len() as u64, &[]).expect("unpacks"),
+            state
+        );
     }
 
     #[test]

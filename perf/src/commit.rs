@@ -22,8 +22,9 @@ pub fn run(entries: usize, rounds: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for packets in [1, 32] {
         let mut group = Group::start()?;
-        let samples: Result<Vec<f64>> =
-            (0..rounds).map(|_| group.commit(entries, &burst(packets)?)).collect();
+        let samples: Result<Vec<f64>> = (0..rounds)
+            .map(|_| group.commit(entries, &burst(packets)?))
+            .collect();
         let samples = samples?;
         let rate = samples.iter().map(|us| packets as f64 / us).collect();
         let name = format!("{packets} x {PACKET_BYTES} B an entry, three nodes in one thread");
@@ -36,7 +37,10 @@ pub fn run(entries: usize, rounds: usize) -> Result<Vec<Row>> {
 fn burst(packets: usize) -> Result<PacketBurst> {
     let mut builder = PacketBurstBuilder::new();
     for _ in 0..packets {
-        ensure!(builder.push(&[7; PACKET_BYTES]), "a burst takes {packets} packets");
+        ensure!(
+            builder.push(&[7; PACKET_BYTES]),
+            "a burst takes {packets} packets"
+        );
     }
     builder.finish().context("an empty burst")
 }
@@ -50,8 +54,12 @@ struct Group {
 impl Group {
     /// Three nodes, the first primary and serving.
     fn start() -> Result<Self> {
-        let members: Vec<NodeSpec> =
-            (1..=3).map(|id| NodeSpec { id: NodeId(id), is_replica: id != 3 }).collect();
+        let members: Vec<NodeSpec> = (1..=3)
+            .map(|id| NodeSpec {
+                id: NodeId(id),
+                is_replica: id != 3,
+            })
+            .collect();
         let ids: Vec<NodeId> = members.iter().map(|node| node.id).collect();
         let nodes: Result<Vec<Core>, _> = ids
             .iter()
@@ -71,7 +79,11 @@ impl Group {
                 Core::new(config, LogStorage::new(&ids), Duration::ZERO)
             })
             .collect();
-        let mut group = Self { nodes: nodes?, now: Duration::ZERO, pending: Vec::new() };
+        let mut group = Self {
+            nodes: nodes?,
+            now: Duration::ZERO,
+            pending: Vec::new(),
+        };
         // Only the first has a VM: it becomes primary, and nobody is filled.
         group.nodes[0].step(group.now, Event::Copy(CopyEvent::Ready));
         for _ in 0..1000 {
@@ -99,7 +111,10 @@ impl Group {
             }
         }
         let last = self.nodes[0].applied();
-        ensure!(self.nodes.iter().all(|node| node.applied() >= last), "not committed everywhere");
+        ensure!(
+            self.nodes.iter().all(|node| node.applied() >= last),
+            "not committed everywhere"
+        );
         Ok(start.elapsed().as_secs_f64() * 1e6 / entries as f64)
     }
 

@@ -32,11 +32,27 @@ pub fn run(memory_mib: usize, rounds: usize) -> Vec<Row> {
                 u64::from(crc.0)
             }));
         }
-        let ratio = both.iter().zip(&read).map(|(both, read)| both / read).collect();
+        let ratio = both
+            .iter()
+            .zip(&read)
+            .map(|(both, read)| both / read)
+            .collect();
         rows.push(Row::median(format!("plain read, {name}"), "GB/s", read));
-        rows.push(Row::median(format!("crate crc32c alone, {name}"), "GB/s", crc));
-        rows.push(Row::median(format!("CRC32C and certificate tag, {name}"), "GB/s", both));
-        rows.push(Row::median(format!("  of a plain read, {name}"), "ratio", ratio));
+        rows.push(Row::median(
+            format!("crate crc32c alone, {name}"),
+            "GB/s",
+            crc,
+        ));
+        rows.push(Row::median(
+            format!("CRC32C and certificate tag, {name}"),
+            "GB/s",
+            both,
+        ));
+        rows.push(Row::median(
+            format!("  of a plain read, {name}"),
+            "ratio",
+            ratio,
+        ));
     }
     rows
 }
@@ -50,14 +66,18 @@ fn rate(memory: &[Page], order: &[usize], mut visit: impl FnMut(&Page) -> u64) -
 
 fn plain_read(page: &Page) -> u64 {
     let (words, _) = page.as_chunks::<8>();
-    words.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word))
+    words
+        .iter()
+        .fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word))
 }
 
 /// Content that is no page of zeros, different in each page.
 fn filled(number: usize) -> Page {
     let mut state = number as u64 * 2 + 1;
     std::array::from_fn(|_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (state >> 56) as u8
     })
 }

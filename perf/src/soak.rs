@@ -19,7 +19,12 @@ const FIGURES: [(&str, &str, &str, f64); 12] = [
     ("/outages/0/takeover_us", "  takeover", "ms", 1e-3),
     ("/outages/0/first_answer_us", "  first answer", "ms", 1e-3),
     ("/syncs/ended", "syncs in a run", "", 1.0),
-    ("/syncs/pause_median_us", "pause, median of a run", "ms", 1e-3),
+    (
+        "/syncs/pause_median_us",
+        "pause, median of a run",
+        "ms",
+        1e-3,
+    ),
     ("/syncs/union_median", "pages written in a sync", "", 1.0),
     ("/syncs/same_page_rate", "same-page rate", "", 1.0),
 ];

@@ -23,9 +23,10 @@ use crate::group::{Applied, GroupState};
 use crate::input::InputCursor;
 use crate::lease::Lease;
 use crate::limits::{
-    ABORTED_IN_A_ROW_MAX, AWAITING_PERSIST_MAX, APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, CLOCK_DRIFT_PERMILLE,
-    COMPACT_ENTRIES, ELECTION_GRACE_TICKS, ELECTION_STAGGER_TICKS, HANDOVER_RETRY_TIMEOUTS, LOG_BYTES_MAX,
-    PEER_LOST_TIMEOUTS, RETRY_AFTER_ABORT, RETRY_AFTER_FILL, RETRY_AFTER_FILL_MAX, UNCOMMITTED_BYTES_MAX,
+    ABORTED_IN_A_ROW_MAX, APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, AWAITING_PERSIST_MAX,
+    CLOCK_DRIFT_PERMILLE, COMPACT_ENTRIES, ELECTION_GRACE_TICKS, ELECTION_STAGGER_TICKS,
+    HANDOVER_RETRY_TIMEOUTS, LOG_BYTES_MAX, PEER_LOST_TIMEOUTS, RETRY_AFTER_ABORT,
+    RETRY_AFTER_FILL, RETRY_AFTER_FILL_MAX, UNCOMMITTED_BYTES_MAX,
 };
 use crate::output_rule::{self, OutputPolicy};
 use crate::plan::{OnBackupLoss, Peer, Plan, View, plan};
@@ -270,7 +271,11 @@ impl Core {
     ///
     /// # Errors
     /// When the node is not a member, or the recovered state contradicts itself.
-    pub fn new(config: CoreConfig, mut storage: LogStorage, now: Duration) -> Result<Self, CoreError> {
+    pub fn new(
+        config: CoreConfig,
+        mut storage: LogStorage,
+        now: Duration,
+    ) -> Result<Self, CoreError> {
         let own = config.own;
         if config.nodes.len() != GROUP_NODES {
             return Err(CoreError::NodeCount(config.nodes.len()));
@@ -428,7 +433,8 @@ impl Core {
         if self.cursor.position().index < store.first() && self.copy.can_serve() {
             self.counters.input_missed += 1;
             let actions = &mut self.actions;
-            self.copy.on_snapshot(|command| actions.push(Action::Copy(command)));
+            self.copy
+                .on_snapshot(|command| actions.push(Action::Copy(command)));
             return 0;
         }
         self.cursor.deliver(
@@ -638,7 +644,8 @@ impl Core {
             && self.config.host_facts_hash != 0
             && report.host_facts_hash != self.config.host_facts_hash;
         if differs && known != Some(report.host_facts_hash) {
-            self.actions.push(Action::Note(Notice::HostsDiffer { node: from }));
+            self.actions
+                .push(Action::Note(Notice::HostsDiffer { node: from }));
         }
         peer.report = Some((now, self.ticks, report));
     }
@@ -726,7 +733,12 @@ impl Core {
             let snapshot_index = snapshot
                 .as_ref()
                 .map(|snapshot| snapshot.get_metadata().index);
-            let waiting = AwaitingPersist { number, ready: number, messages, snapshot_index };
+            let waiting = AwaitingPersist {
+                number,
+                ready: number,
+                messages,
+                snapshot_index,
+            };
             if self.config.is_durable && must_sync {
                 let persist = Persist {
                     number,
@@ -1067,9 +1079,7 @@ impl Core {
         }
         let needed = match role.mode {
             Mode::Protected => self.group.last_end().map(|(_, position)| position),
-            Mode::Unprotected if role.primary == self.config.own => {
-                Some(self.needed_position())
-            }
+            Mode::Unprotected if role.primary == self.config.own => Some(self.needed_position()),
             Mode::Unprotected => self
                 .peers
                 .iter()

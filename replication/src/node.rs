@@ -96,9 +96,17 @@ impl Node {
     /// # Errors
     /// Names what is wrong with the configuration, the identity or the log.
     pub fn start(setup: NodeSetup<'_>) -> Result<Self, NodeError> {
-        let NodeSetup { mut core, transport, state_dir, durability } = setup;
+        let NodeSetup {
+            mut core,
+            transport,
+            state_dir,
+            durability,
+        } = setup;
         let group = transport.group;
-        let owner = Owner { group, node: core.own };
+        let owner = Owner {
+            group,
+            node: core.own,
+        };
         let members: Vec<NodeId> = core.nodes.iter().map(|node| node.id).collect();
         let (storage, writer) = match durability {
             Durability::Memory => {
@@ -182,7 +190,9 @@ impl Node {
     /// Takes a frame from the replication port: hostile until checked. Returns whether it
     /// completed a message.
     pub fn receive_frame(&mut self, now: Duration, frame: &[u8]) -> bool {
-        let Some((sender, bytes)) = self.transport.receive(frame) else { return false };
+        let Some((sender, bytes)) = self.transport.receive(frame) else {
+            return false;
+        };
         let members = &self.members;
         let own = self.own;
         let known = |node| node != own && members.contains(&node);
@@ -220,8 +230,16 @@ impl Node {
                     }
                 }
                 Action::Persist(persist) => self.persist(persist),
-                Action::Compact { to, index, term, data, hard_state } => {
-                    let Some(last_dropped) = to.0.checked_sub(1) else { continue };
+                Action::Compact {
+                    to,
+                    index,
+                    term,
+                    data,
+                    hard_state,
+                } => {
+                    let Some(last_dropped) = to.0.checked_sub(1) else {
+                        continue;
+                    };
                     let state = SnapshotState { index, term, data };
                     self.submit(PersistRequest {
                         number: self.last_persist,
@@ -242,9 +260,15 @@ impl Node {
         self.last_persist = persist.number;
         let snapshot = persist.snapshot.map(|mut snapshot| {
             let metadata = snapshot.get_metadata();
-            let (index, term) =
-                (plover_types::LogIndex(metadata.index), plover_types::Term(metadata.term));
-            SnapshotChange::Installed(SnapshotState { index, term, data: snapshot.take_data() })
+            let (index, term) = (
+                plover_types::LogIndex(metadata.index),
+                plover_types::Term(metadata.term),
+            );
+            SnapshotChange::Installed(SnapshotState {
+                index,
+                term,
+                data: snapshot.take_data(),
+            })
         });
         self.submit(PersistRequest {
             number: persist.number,

@@ -215,8 +215,7 @@ fn end_or_abort(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan
     else {
         return abort(view, sync.id);
     };
-    if at.id != sync.id || *progress == Progress::Failed || view.sync_age > timeout(view, sync)
-    {
+    if at.id != sync.id || *progress == Progress::Failed || view.sync_age > timeout(view, sync) {
         return abort(view, sync.id);
     }
     // Output waits for the sync, a fill's too: not for a backup that is silent.

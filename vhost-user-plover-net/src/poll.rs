@@ -26,8 +26,7 @@ use crate::event_fd::EventFd;
 use crate::guest_nic::{Delivery, GuestNic};
 use crate::limits::{
     BURSTS_PER_TURN, IDLE_RINGS, IDLE_SYNC_INTERVAL, INTERRUPT_SLEEP, LINK_CHECK_INTERVAL,
-    QUIET_RINGS, SPIN,
-    UNDELIVERED_ENTRIES_MAX,
+    QUIET_RINGS, SPIN, UNDELIVERED_ENTRIES_MAX,
 };
 use crate::path::admit::{self, Refused};
 use crate::path::announce::{Learned, SEND_AFTER};
@@ -292,14 +291,23 @@ impl PollCore {
         self.take_from_guest(now);
         self.leave_guest_alone();
         // A sync that was given up meanwhile closes nothing.
-        let is_current = self.node.core().group().sync().is_some_and(|current| current.id == sync);
+        let is_current = self
+            .node
+            .core()
+            .group()
+            .sync()
+            .is_some_and(|current| current.id == sync);
         if side == Side::Primary && is_current {
             self.hold.close(sync);
             // At once: what the guest sends after it is thawed belongs to the next epoch.
             self.hold.set_policy(self.node.core().output_policy(true));
         }
         let position = self.node.core().position();
-        self.tell(PollEvent::Frozen { sync, position, held: self.hold.held() });
+        self.tell(PollEvent::Frozen {
+            sync,
+            position,
+            held: self.hold.held(),
+        });
     }
 
     fn leave_guest_alone(&mut self) {
@@ -332,7 +340,11 @@ impl PollCore {
         if let Some(nic) = &mut self.nic {
             nic.resync();
         }
-        self.tell(PollEvent::Replaced { sync, found, discarded });
+        self.tell(PollEvent::Replaced {
+            sync,
+            found,
+            discarded,
+        });
     }
 
     /// Step 4: what the peers say.
@@ -357,7 +369,9 @@ impl PollCore {
     /// Steps 1 and 2: a burst from the uplink; what is not for the guest, or beyond the bounds, is
     /// dropped here by counter and never later.
     fn nic_rx(&mut self, now: Duration) -> usize {
-        let Some(uplink) = &mut self.uplink else { return 0 };
+        let Some(uplink) = &mut self.uplink else {
+            return 0;
+        };
         if self.admitted.is_some() {
             return 0;
         }
@@ -366,8 +380,7 @@ impl PollCore {
         let log_has_room = core.log_has_room();
         let backlog = core.applied().0.saturating_sub(core.position().index.0);
         let has_room = backlog < UNDELIVERED_ENTRIES_MAX && self.guest_was_up;
-        let (burst, counters, mac) =
-            (&mut self.burst, &mut self.counters, self.config.guest_mac);
+        let (burst, counters, mac) = (&mut self.burst, &mut self.counters, self.config.guest_mac);
         let _ = now;
         uplink.receive(|frame| {
             counters.received += 1;
@@ -391,7 +404,9 @@ impl PollCore {
     /// Step 3: one log entry for the burst. A burst that the log refuses for the moment waits; one
     /// that was admitted by a node which is no longer primary goes with its role.
     fn propose(&mut self, now: Duration) -> usize {
-        let Some(burst) = self.admitted.take().or_else(|| self.burst.finish()) else { return 0 };
+        let Some(burst) = self.admitted.take().or_else(|| self.burst.finish()) else {
+            return 0;
+        };
         let packets = burst.len();
         match self.node.core_mut().propose(now, burst) {
             Ok(()) => {
@@ -469,11 +484,17 @@ impl PollCore {
     /// Steps 6 and 7: a burst from the guest's transmit ring, held with its epoch. No room: stop
     /// taking; the guest waits.
     fn guest_tx(&mut self, now: Duration) -> usize {
-        if self.is_frozen { 0 } else { self.take_from_guest(now) }
+        if self.is_frozen {
+            0
+        } else {
+            self.take_from_guest(now)
+        }
     }
 
     fn take_from_guest(&mut self, now: Duration) -> usize {
-        let (Some(nic), Some(uplink)) = (&mut self.nic, &self.uplink) else { return 0 };
+        let (Some(nic), Some(uplink)) = (&mut self.nic, &self.uplink) else {
+            return 0;
+        };
         let room = self.config.held_packets_max.saturating_sub(self.hold.len());
         let room = room.min(uplink.buffers_left() as usize / 2);
         let (hold, learned, counters) = (&mut self.hold, &mut self.learned, &mut self.counters);
@@ -496,7 +517,9 @@ impl PollCore {
     fn release(&mut self, now: Duration) -> usize {
         let policy = self.node.core().output_policy(self.hold.has_closed());
         self.hold.set_policy(policy);
-        let Some(uplink) = &mut self.uplink else { return 0 };
+        let Some(uplink) = &mut self.uplink else {
+            return 0;
+        };
         let mut released = 0;
         for _ in 0..BURSTS_PER_TURN {
             if self.hold.agreed() == 0 || !self.node.core().may_transmit(self.node.now()) {
@@ -519,13 +542,16 @@ impl PollCore {
 
     /// After a takeover: where the guest's addresses are now.
     fn announce(&mut self, now: Duration) {
-        let Some(at) = self.announce.front() else { return };
+        let Some(at) = self.announce.front() else {
+            return;
+        };
         if now < *at || !self.node.core().may_transmit(self.node.now()) {
             return;
         }
         self.announce.pop_front();
         if let Some(uplink) = &mut self.uplink {
-            self.learned.frames(self.config.guest_mac, |frame| uplink.send(&[frame]));
+            self.learned
+                .frames(self.config.guest_mac, |frame| uplink.send(&[frame]));
             uplink.flush();
             self.counters.announcements += 1;
         }
@@ -548,10 +574,15 @@ impl PollCore {
         }
         if now >= self.last_link_check + LINK_CHECK_INTERVAL {
             self.last_link_check = now;
-            self.uplink_up = self.uplink.as_ref().is_some_and(|uplink| uplink.port().link_up());
+            self.uplink_up = self
+                .uplink
+                .as_ref()
+                .is_some_and(|uplink| uplink.port().link_up());
         }
         let idle = self.vcpus_idle && now > self.last_ring_activity + IDLE_RINGS;
-        self.node.core_mut().set_condition(now, idle, self.uplink_up);
+        self.node
+            .core_mut()
+            .set_condition(now, idle, self.uplink_up);
         if self.sync_is_due(now, idle) {
             self.node.core_mut().want_sync(now);
         }
@@ -566,14 +597,18 @@ impl PollCore {
         self.has_released = false;
         self.announce.clear();
         if is_serving {
-            self.announce.extend(SEND_AFTER.iter().map(|after| now + *after));
+            self.announce
+                .extend(SEND_AFTER.iter().map(|after| now + *after));
         }
         self.tell(PollEvent::Serving(is_serving));
     }
 
     fn sync_is_due(&self, now: Duration, idle: bool) -> bool {
         let core = self.node.core();
-        let protected = core.group().role().is_some_and(|role| role.mode == Mode::Protected);
+        let protected = core
+            .group()
+            .role()
+            .is_some_and(|role| role.mode == Mode::Protected);
         if !protected
             || !core.is_serving()
             || core.group().sync().is_some()
@@ -617,10 +652,17 @@ impl PollCore {
         {
             return;
         }
-        let uplink = self.uplink.as_ref().map(|uplink| uplink.port().rx_interrupt_fd());
+        let uplink = self
+            .uplink
+            .as_ref()
+            .map(|uplink| uplink.port().rx_interrupt_fd());
         let replication = self.replication.port().rx_interrupt_fd();
         let all_interrupt = replication.is_some() && uplink.is_none_or(|fd| fd.is_some());
-        let longest = if all_interrupt { INTERRUPT_SLEEP } else { self.config.idle_sleep };
+        let longest = if all_interrupt {
+            INTERRUPT_SLEEP
+        } else {
+            self.config.idle_sleep
+        };
         let mut waits = ArrayVec::<RawFd, WAITS_MAX>::new();
         waits.push(self.wake.as_raw_fd());
         waits.extend(replication);

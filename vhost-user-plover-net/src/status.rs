@@ -139,7 +139,10 @@ impl Status {
             role: core.group().role().copied(),
             is_serving: core.may_transmit(now),
             copy: name_of(core.copy().report()),
-            sync: core.group().sync().map(|sync| SyncStatus { sync: sync.id, kind: sync.kind }),
+            sync: core.group().sync().map(|sync| SyncStatus {
+                sync: sync.id,
+                kind: sync.kind,
+            }),
             last_sync: core.group().last_end().map(|(sync, _)| sync),
             applied: core.applied(),
             delivered: core.position(),
@@ -156,10 +159,7 @@ impl Status {
                     node,
                     age_ms: u64::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u64::MAX),
                     copy: name_of(report.copy),
-                    copy_runs: matches!(
-                        report.copy,
-                        CopyState::Running | CopyState::Loaded { .. }
-                    ),
+                    copy_runs: matches!(report.copy, CopyState::Running | CopyState::Loaded { .. }),
                     delivered: report.delivered,
                     is_idle: report.idle,
                 })

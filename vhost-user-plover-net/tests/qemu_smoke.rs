@@ -129,7 +129,11 @@ fn pings_are_answered_in_order_and_none_is_lost_while_the_vm_is_stopped_saved_an
         }
         MemoryEvent::Unmapped => its_gone.store(true, Ordering::Relaxed),
     });
-    let (control, nic) = channel(NicConfig { on_memory, written_pages: None }).unwrap();
+    let (control, nic) = channel(NicConfig {
+        on_memory,
+        written_pages: None,
+    })
+    .unwrap();
     let socket = folder.path().join("nic");
     let server = VhostUserServer::start(&socket, control).unwrap();
     let pinger = Arc::new(Pinger {

@@ -56,7 +56,10 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let result = match cli.command {
         Command::Node { config } => run_node(&config),
         Command::Status { node, json } => show_status(&node, json),
@@ -76,30 +79,51 @@ fn run_node(config: &Path) -> Result<ExitCode> {
 
 fn run_demo(options: &DemoOptions) -> Result<ExitCode> {
     let outcome = demo::run(options)?;
-    Ok(if outcome.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if outcome.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn run_doctor(config: Option<&Path>, json: bool) -> Result<ExitCode> {
     let config = config.map(NodeConfig::load).transpose()?;
     let checks = doctor::check(config.as_ref());
     if json {
-        println!("{}", serde_json::to_string_pretty(&checks).context("write the checks")?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&checks).context("write the checks")?
+        );
     } else {
         print!("{}", doctor::text(&checks));
     }
-    Ok(if doctor::all_passed(&checks) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if doctor::all_passed(&checks) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn show_status(node: &Path, json: bool) -> Result<ExitCode> {
-    let state_dir =
-        if node.is_dir() { node.to_owned() } else { NodeConfig::load(node)?.state_dir };
+    let state_dir = if node.is_dir() {
+        node.to_owned()
+    } else {
+        NodeConfig::load(node)?.state_dir
+    };
     let answer = node::status::ask(&state_dir)?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&answer).context("write the status")?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&answer).context("write the status")?
+        );
     } else {
         print!("{}", status_text(&answer));
     }
-    Ok(if is_protected(&answer["status"]) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
+    Ok(if is_protected(&answer["status"]) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_UNPROTECTED)
+    })
 }
 
 /// A protected role is not enough: with `on_backup_loss = "stall"` it stays while the backup is
@@ -108,11 +132,17 @@ fn is_protected(status: &Value) -> bool {
     let has_copy = |peer: &Value| {
         let copy = peer["copy"].as_str().unwrap_or_default();
         !["absent", "void", "ready to be filled"].contains(&copy)
-            && peer["age_ms"].as_u64().is_some_and(|age| age < PEER_AGE_MAX_MS)
+            && peer["age_ms"]
+                .as_u64()
+                .is_some_and(|age| age < PEER_AGE_MAX_MS)
     };
     let peers = status["peers"].as_array();
     let own_is_witness = status["copy"] == "absent";
-    let copies = peers.into_iter().flatten().filter(|peer| has_copy(peer)).count();
+    let copies = peers
+        .into_iter()
+        .flatten()
+        .filter(|peer| has_copy(peer))
+        .count();
     status["role"]["mode"] == "protected" && copies >= if own_is_witness { 2 } else { 1 }
 }
 
@@ -170,7 +200,10 @@ fn status_text(answer: &Value) -> String {
         ));
     }
     if !status["ring_fault"].is_null() {
-        text.push_str(&format!("FAULT     a ring was stopped: {}\n", word(&status["ring_fault"])));
+        text.push_str(&format!(
+            "FAULT     a ring was stopped: {}\n",
+            word(&status["ring_fault"])
+        ));
     }
     for peer in status["peers"].as_array().into_iter().flatten() {
         text.push_str(&format!(

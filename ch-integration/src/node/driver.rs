@@ -174,7 +174,12 @@ impl Driver {
         if let Some(hasher) = &self.hasher {
             fds.push(PollFd::new(hasher.client.as_fd(), PollFlags::POLLIN));
         }
-        let millis = if self.machine.is_some() { LOOK_INTERVAL } else { HEALTH_INTERVAL }.as_millis();
+        let millis = if self.machine.is_some() {
+            LOOK_INTERVAL
+        } else {
+            HEALTH_INTERVAL
+        }
+        .as_millis();
         let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(1));
         // A signal only ends the wait early.
         let _ = poll(&mut fds, timeout);
@@ -182,7 +187,9 @@ impl Driver {
     }
 
     fn next_event(&mut self) -> Option<(Instant, PollEvent)> {
-        self.backlog.pop_front().or_else(|| self.events.try_recv().ok())
+        self.backlog
+            .pop_front()
+            .or_else(|| self.events.try_recv().ok())
     }
 
     /// Waits for an answer of the poll core; other events wait their turn.
@@ -225,7 +232,7 @@ impl Driver {
     fn on_poll_event(&mut self, at: Instant, event: PollEvent) {
         match event {
             PollEvent::Command(command) => self.follow(command),
-            PollEvent::Note(notice) => self.note(at, notice),
+            PollEvent::Note(notice) => self.note(at, &notice),
             PollEvent::Serving(true) => {
                 info!("serving: the uplink is open");
                 self.journal.write(at, "serving", json!({}));
@@ -237,7 +244,8 @@ impl Driver {
             PollEvent::FirstRelease => self.journal.write(at, "first_release", json!({})),
             PollEvent::DiskFailed(reason) => {
                 error!(reason, "the log's disk failed: this node votes no more");
-                self.journal.write(at, "disk_failed", json!({ "reason": reason }));
+                self.journal
+                    .write(at, "disk_failed", json!({ "reason": reason }));
             }
             // Answers that nobody waits for any more.
             PollEvent::Quiet(_) | PollEvent::Frozen { .. } | PollEvent::Replaced { .. } => {}
@@ -264,25 +272,35 @@ impl Driver {
     /// its copy counts for nothing, or the other copy is known to run. The last copy is kept, in
     /// whatever state it is, for the operator.
     fn give_up_machine(&mut self, reason: &str) {
-        let is_primary =
-            self.role.is_some_and(|role| role.primary.0 == u64::from(self.config.id));
-        let has_ended =
-            self.machine.as_mut().is_none_or(|machine| machine.vmm.has_exited().is_some());
+        let is_primary = self
+            .role
+            .is_some_and(|role| role.primary.0 == u64::from(self.config.id));
+        let has_ended = self
+            .machine
+            .as_mut()
+            .is_none_or(|machine| machine.vmm.has_exited().is_some());
         if !is_primary || has_ended || self.other_copy_runs() {
             return self.lose_machine(reason);
         }
-        error!(reason, "this is the last copy that is known to run: its VMM is left as it is");
-        self.journal.write(Instant::now(), "copy_stuck", json!({ "reason": reason }));
+        error!(
+            reason,
+            "this is the last copy that is known to run: its VMM is left as it is"
+        );
+        self.journal
+            .write(Instant::now(), "copy_stuck", json!({ "reason": reason }));
     }
 
     /// Whether the other replica says, now, that its copy runs.
     fn other_copy_runs(&self) -> bool {
         let (reply, status) = bounded(1);
         self.tell(PollCommand::Status(reply));
-        let Ok(status) = status.recv_timeout(POLL_ANSWER_MAX) else { return false };
-        status.peers.iter().any(|peer| {
-            peer.copy_runs && Duration::from_millis(peer.age_ms) < PEER_AGE_MAX
-        })
+        let Ok(status) = status.recv_timeout(POLL_ANSWER_MAX) else {
+            return false;
+        };
+        status
+            .peers
+            .iter()
+            .any(|peer| peer.copy_runs && Duration::from_millis(peer.age_ms) < PEER_AGE_MAX)
     }
 
     fn boot(&mut self) -> Result<()> {
@@ -323,7 +341,8 @@ impl Driver {
         if let Some(mut machine) = self.machine.take() {
             machine.vmm.kill();
         }
-        self.journal.write(Instant::now(), "copy_lost", json!({ "reason": reason }));
+        self.journal
+            .write(Instant::now(), "copy_lost", json!({ "reason": reason }));
         self.report(CopyEvent::Lost);
         self.gauge.reset();
         self.next_launch = Instant::now() + HEALTH_INTERVAL;
@@ -384,7 +403,8 @@ impl Driver {
     /// goes on without it.
     pub(super) fn restart_hasher(&mut self, reason: &str) {
         warn!(reason, "the hasher is started again");
-        self.journal.write(Instant::now(), "hasher_lost", json!({ "reason": reason }));
+        self.journal
+            .write(Instant::now(), "hasher_lost", json!({ "reason": reason }));
         self.hasher = None;
         if let Some(round) = &self.round
             && !round.is_staged()
@@ -393,7 +413,11 @@ impl Driver {
         }
         self.next_hasher = Instant::now() + RELAUNCH_INTERVAL;
         let started = self.start_hasher().and_then(|()| {
-            if self.machine.is_some() { self.attach(false) } else { Ok(()) }
+            if self.machine.is_some() {
+                self.attach(false)
+            } else {
+                Ok(())
+            }
         });
         if let Err(error) = started {
             error!("{error:#}");
@@ -403,7 +427,9 @@ impl Driver {
 
     fn take_hasher_events(&mut self) {
         loop {
-            let Some(hasher) = &mut self.hasher else { return };
+            let Some(hasher) = &mut self.hasher else {
+                return;
+            };
             let result = match hasher.client.next_event(Duration::ZERO) {
                 Ok(None) => return,
                 Ok(Some(delivered)) => {
@@ -420,9 +446,13 @@ impl Driver {
 
     /// The VMM's memory table must say what the hasher was told.
     fn check_memory_tables(&mut self) -> Result<()> {
-        let Some(replica) = &self.replica else { return Ok(()) };
+        let Some(replica) = &self.replica else {
+            return Ok(());
+        };
         while let Ok(event) = replica.memory.try_recv() {
-            let MemoryEvent::Mapped(map) = event else { continue };
+            let MemoryEvent::Mapped(map) = event else {
+                continue;
+            };
             let theirs: Vec<_> = map
                 .regions
                 .iter()
@@ -484,7 +514,10 @@ impl Driver {
                 self.lose_machine(&format!("the VMM ended ({reason})"));
             } else {
                 for event in machine.vmm.guest_events() {
-                    warn!(?event, "the guest stopped by itself; it does not serve any more");
+                    warn!(
+                        ?event,
+                        "the guest stopped by itself; it does not serve any more"
+                    );
                     self.journal.write(now, "guest", json!({ "what": event }));
                 }
             }
@@ -504,11 +537,12 @@ impl Driver {
         }
     }
 
-    fn note(&mut self, at: Instant, notice: Notice) {
-        match notice {
+    fn note(&mut self, at: Instant, notice: &Notice) {
+        match *notice {
             Notice::Leader { term, leader } => {
                 debug!(%term, %leader, "leader");
-                self.journal.write(at, "leader", json!({ "term": term, "leader": leader }));
+                self.journal
+                    .write(at, "leader", json!({ "term": term, "leader": leader }));
             }
             Notice::Campaign { term, last_heard } => {
                 info!(%term, "no leader heard: asking for votes");
@@ -536,7 +570,8 @@ impl Driver {
             Notice::HostsDiffer { node } => {
                 warn!(%node, "this host and that node's differ in VMM, CPU or guest: its copy is \
                     not filled; compare host.facts of `plover status --json` on both");
-                self.journal.write(at, "hosts_differ", json!({ "node": node }));
+                self.journal
+                    .write(at, "hosts_differ", json!({ "node": node }));
             }
             Notice::Copy(copy) => debug!(?copy, "copy"),
             Notice::SyncBegan(sync) => debug!(?sync, "sync began"),

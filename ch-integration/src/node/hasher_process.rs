@@ -78,7 +78,10 @@ impl HasherProcess {
             command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
         }
         let mut child = command.spawn().with_context(|| {
-            format!("start {}; build it with `cargo build`", setup.binary.display())
+            format!(
+                "start {}; build it with `cargo build`",
+                setup.binary.display()
+            )
         })?;
         match await_socket(&mut child, &setup.socket)
             .and_then(|()| Ok(Client::connect(&setup.socket, CALL_MAX)?))

@@ -25,7 +25,11 @@ pub struct IdleGauge {
 
 impl Default for IdleGauge {
     fn default() -> Self {
-        Self { last: None, floor: MARGIN, is_idle: false }
+        Self {
+            last: None,
+            floor: MARGIN,
+            is_idle: false,
+        }
     }
 }
 
@@ -36,7 +40,8 @@ impl IdleGauge {
             let passed = now.saturating_duration_since(last).as_secs_f64();
             if passed > 0.0 {
                 let share = used.saturating_sub(before).as_secs_f64() / passed;
-                self.floor = (self.floor + FLOOR_RISE_PERMILLE / 1000.0 * passed).min(share.max(0.0));
+                self.floor =
+                    (self.floor + FLOOR_RISE_PERMILLE / 1000.0 * passed).min(share.max(0.0));
                 self.is_idle = share <= self.floor + MARGIN;
             }
         }
@@ -55,7 +60,12 @@ mod tests {
     use super::*;
 
     /// Feeds looks a millisecond apart that each used `share` of a CPU; returns the last answer.
-    fn feed(gauge: &mut IdleGauge, clock: &mut (Instant, Duration), share: f64, looks: u32) -> bool {
+    fn feed(
+        gauge: &mut IdleGauge,
+        clock: &mut (Instant, Duration),
+        share: f64,
+        looks: u32,
+    ) -> bool {
         let mut idle = false;
         for _ in 0..looks {
             clock.0 += LOOK_INTERVAL;

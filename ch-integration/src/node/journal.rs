@@ -49,7 +49,10 @@ impl Journal {
             .append(true)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
-        Ok(Self { file, has_failed: false })
+        Ok(Self {
+            file,
+            has_failed: false,
+        })
     }
 
     /// Writes an event that happened at `at`.
@@ -69,7 +72,11 @@ impl Journal {
 
     /// A sync entered a step.
     pub fn step(&mut self, sync: SyncId, step: &str) {
-        self.write(Instant::now(), "step", json!({ "sync": sync, "step": step }));
+        self.write(
+            Instant::now(),
+            "step",
+            json!({ "sync": sync, "step": step }),
+        );
     }
 
     /// A sync is over.

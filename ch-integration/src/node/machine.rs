@@ -42,10 +42,16 @@ impl Machine {
         run_dir: &Path,
         regions: Vec<RegionSpec>,
     ) -> Result<Self> {
-        let Launched { vmm, tracker, tracker_reason } =
-            launch(config, socket, guest.mac, run_dir).context("launch the VMM")?;
+        let Launched {
+            vmm,
+            tracker,
+            tracker_reason,
+        } = launch(config, socket, guest.mac, run_dir).context("launch the VMM")?;
         if let Some(reason) = tracker_reason {
-            warn!(reason, "no userfaultfd: written pages are found by a slower way");
+            warn!(
+                reason,
+                "no userfaultfd: written pages are found by a slower way"
+            );
         }
         let ram = OpenOptions::new()
             .read(true)
@@ -80,7 +86,11 @@ impl Machine {
             pid: self.vmm.pid(),
         });
         let fds = AttachFds {
-            regions: self.regions.iter().map(|region| (*region, self.ram.as_fd())).collect(),
+            regions: self
+                .regions
+                .iter()
+                .map(|region| (*region, self.ram.as_fd()))
+                .collect(),
             backend_log: written.file().as_fd(),
             staging: staging.as_fd(),
             tracker,
@@ -88,7 +98,11 @@ impl Machine {
         let report = client
             .attach(group, &fds, continues, ATTACH_MAX)
             .context("give the guest's memory to the hasher")?;
-        info!(tracker = report.tracker, reason = report.reason, "guest memory attached");
+        info!(
+            tracker = report.tracker,
+            reason = report.reason,
+            "guest memory attached"
+        );
         Ok(report)
     }
 }

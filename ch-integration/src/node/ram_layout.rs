@@ -22,7 +22,11 @@ pub fn regions(kind: VmmKind, bytes: u64) -> Vec<RegionSpec> {
         VmmKind::CloudHypervisor => CLOUD_HYPERVISOR_LOW,
     }
     .min(bytes);
-    let mut regions = vec![RegionSpec { guest_phys_addr: 0, size: low, mmap_offset: 0 }];
+    let mut regions = vec![RegionSpec {
+        guest_phys_addr: 0,
+        size: low,
+        mmap_offset: 0,
+    }];
     if bytes > low {
         regions.push(RegionSpec {
             guest_phys_addr: HIGH_START,
@@ -35,7 +39,11 @@ pub fn regions(kind: VmmKind, bytes: u64) -> Vec<RegionSpec> {
 
 /// The end of guest memory.
 pub fn guest_end(regions: &[RegionSpec]) -> u64 {
-    regions.iter().map(|region| region.guest_phys_addr + region.size).max().unwrap_or(0)
+    regions
+        .iter()
+        .map(|region| region.guest_phys_addr + region.size)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Whether a memory table agrees: each of its regions lies in one of ours, at the same place of
@@ -61,7 +69,10 @@ mod tests {
         assert_eq!(regions(VmmKind::CloudHypervisor, 3 * GIB).len(), 1);
         let large = regions(VmmKind::Qemu, 4 * GIB);
         assert_eq!(large[0].size, 2 * GIB);
-        assert_eq!((large[1].guest_phys_addr, large[1].mmap_offset), (4 * GIB, 2 * GIB));
+        assert_eq!(
+            (large[1].guest_phys_addr, large[1].mmap_offset),
+            (4 * GIB, 2 * GIB)
+        );
         assert_eq!(guest_end(&large), 6 * GIB);
         assert_eq!(regions(VmmKind::CloudHypervisor, 4 * GIB)[1].size, GIB);
     }
@@ -70,13 +81,29 @@ mod tests {
     fn a_table_with_the_bios_area_cut_out_agrees_and_a_shifted_one_does_not() {
         let ours = regions(VmmKind::Qemu, 256 << 20);
         let cut = [
-            RegionSpec { guest_phys_addr: 0, size: 0xa0000, mmap_offset: 0 },
-            RegionSpec { guest_phys_addr: 0xc0000, size: 0x1000, mmap_offset: 0xc0000 },
+            RegionSpec {
+                guest_phys_addr: 0,
+                size: 0xa0000,
+                mmap_offset: 0,
+            },
+            RegionSpec {
+                guest_phys_addr: 0xc0000,
+                size: 0x1000,
+                mmap_offset: 0xc0000,
+            },
         ];
         assert!(agrees(&ours, &cut));
-        let shifted = [RegionSpec { guest_phys_addr: 0, size: 0x1000, mmap_offset: 0x1000 }];
+        let shifted = [RegionSpec {
+            guest_phys_addr: 0,
+            size: 0x1000,
+            mmap_offset: 0x1000,
+        }];
         assert!(!agrees(&ours, &shifted));
-        let outside = [RegionSpec { guest_phys_addr: GIB, size: 0x1000, mmap_offset: GIB }];
+        let outside = [RegionSpec {
+            guest_phys_addr: GIB,
+            size: 0x1000,
+            mmap_offset: GIB,
+        }];
         assert!(!agrees(&ours, &outside));
     }
 }

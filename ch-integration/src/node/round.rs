@@ -91,7 +91,10 @@ impl Driver {
                 self.fail(sync, &format!("{error:#}"));
                 self.tell(PollCommand::Thaw { sync: Some(sync) });
                 if was_running {
-                    self.machine()?.vmm.resume().context("resume the VM after a failed pause")?;
+                    self.machine()?
+                        .vmm
+                        .resume()
+                        .context("resume the VM after a failed pause")?;
                 }
                 return Ok(());
             }
@@ -124,9 +127,11 @@ impl Driver {
         let vmm_time = start.elapsed();
         self.tell(PollCommand::Freeze { sync, side });
         let (position, held) = self.answer("freeze", Duration::ZERO, |event| match event {
-            PollEvent::Frozen { sync: frozen, position, held } if *frozen == sync => {
-                Some((*position, *held))
-            }
+            PollEvent::Frozen {
+                sync: frozen,
+                position,
+                held,
+            } if *frozen == sync => Some((*position, *held)),
             _ => None,
         })?;
         self.round = Some(Round {
@@ -158,7 +163,9 @@ impl Driver {
             Side::Backup => HasherSide::Backup,
         };
         let hasher = self.hasher.as_ref().context("there is no hasher")?;
-        hasher.client.begin_round(sync, hasher_side, kind, position)?;
+        hasher
+            .client
+            .begin_round(sync, hasher_side, kind, position)?;
         if side == Side::Primary {
             // The hashers collect and compare while the VMM writes its state down.
             let start = Instant::now();
@@ -201,14 +208,24 @@ impl Driver {
                 let name = serde_json::to_value(name).unwrap_or_default();
                 self.step(sync, name.as_str().unwrap_or("unknown"));
             }
-            HasherEvent::CopiedOut { sync, certificate, stats } => {
-                let Some(round) = self.round_of(sync) else { return Ok(()) };
+            HasherEvent::CopiedOut {
+                sync,
+                certificate,
+                stats,
+            } => {
+                let Some(round) = self.round_of(sync) else {
+                    return Ok(());
+                };
                 round.stats = stats;
                 let position = round.position;
                 if self.config.debug.verifier_socket.is_none() {
                     self.resume_paused(sync)?;
                 }
-                self.report(CopyEvent::CopiedOut { sync, certificate, position });
+                self.report(CopyEvent::CopiedOut {
+                    sync,
+                    certificate,
+                    position,
+                });
             }
             HasherEvent::Sent { sync, stats } => {
                 if let Some(round) = self.round_of(sync) {
@@ -216,8 +233,15 @@ impl Driver {
                     round.is_sent = true;
                 }
             }
-            HasherEvent::Staged { sync, certificate, stats, .. } => {
-                let Some(round) = self.round_of(sync) else { return Ok(()) };
+            HasherEvent::Staged {
+                sync,
+                certificate,
+                stats,
+                ..
+            } => {
+                let Some(round) = self.round_of(sync) else {
+                    return Ok(());
+                };
                 if !round.is_staged() {
                     round.stats = stats;
                 }
@@ -250,7 +274,9 @@ impl Driver {
 
     /// Lets a paused copy run again: its rings first, so that they are ready when the VMM is.
     fn resume_paused(&mut self, sync: SyncId) -> Result<()> {
-        let Some(round) = self.round_of(sync) else { return Ok(()) };
+        let Some(round) = self.round_of(sync) else {
+            return Ok(());
+        };
         let paused_at = round.paused_at.take();
         self.tell(PollCommand::Thaw { sync: Some(sync) });
         if let Some(paused_at) = paused_at {
@@ -286,7 +312,9 @@ impl Driver {
         let deadline = Instant::now() + SENT_WAIT;
         while self.round_of(sync).is_some_and(|round| !round.is_sent) {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Some(hasher) = &mut self.hasher else { return Ok(()) };
+            let Some(hasher) = &mut self.hasher else {
+                return Ok(());
+            };
             match hasher.client.next_event(left) {
                 Ok(Some(delivered)) => {
                     self.on_hasher_event(delivered.event, delivered.device_state)?;
@@ -322,18 +350,27 @@ impl Driver {
             self.restart_hasher(&format!("{error:#}"));
             self.apply(sync).context("apply the staged set again")?;
         }
-        let state = self.round_of(sync).and_then(|round| round.staged_state.take());
+        let state = self
+            .round_of(sync)
+            .and_then(|round| round.staged_state.take());
         let state = read_state(state.context("the staged state is gone")?)?;
         self.step(sync, "load");
         let start = Instant::now();
         let machine = self.machine()?;
-        machine.vmm.load(&state).context("load the primary's state")?;
+        machine
+            .vmm
+            .load(&state)
+            .context("load the primary's state")?;
         if machine.vmm.ram_mapping_changed() {
             self.attach(true)?;
         }
         self.tell(PollCommand::Replace { sync, position });
         let found = self.answer("replace", Duration::ZERO, |event| match event {
-            PollEvent::Replaced { sync: replaced, found, .. } if *replaced == sync => Some(*found),
+            PollEvent::Replaced {
+                sync: replaced,
+                found,
+                ..
+            } if *replaced == sync => Some(*found),
             _ => None,
         })?;
         if !found {
@@ -349,7 +386,10 @@ impl Driver {
         machine.is_running = true;
         if let Some(round) = self.round_of(sync) {
             round.vmm_time += start.elapsed();
-            round.pause = round.paused_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+            round.pause = round
+                .paused_at
+                .take()
+                .map_or(Duration::ZERO, |at| at.elapsed());
         }
         Ok(())
     }
@@ -366,13 +406,19 @@ impl Driver {
                 bail!("the hasher did not apply the staged set within {APPLY_MAX:?}")
             };
             match delivered.event {
-                HasherEvent::Applied { sync: applied, apply_us } if applied == sync => {
+                HasherEvent::Applied {
+                    sync: applied,
+                    apply_us,
+                } if applied == sync => {
                     if let Some(round) = self.round_of(sync) {
                         round.stats.times.apply_us = apply_us;
                     }
                     return Ok(());
                 }
-                HasherEvent::Failed { sync: failed, reason } if failed == sync => bail!("{reason}"),
+                HasherEvent::Failed {
+                    sync: failed,
+                    reason,
+                } if failed == sync => bail!("{reason}"),
                 other => self.on_hasher_event(other, delivered.device_state)?,
             }
         }
@@ -380,10 +426,17 @@ impl Driver {
 
     pub(super) fn abort(&mut self, sync: SyncId, resume: bool) -> Result<()> {
         // The VM first: it has waited long enough.
-        let resumed = if resume { self.resume_paused(sync) } else { Ok(()) };
+        let resumed = if resume {
+            self.resume_paused(sync)
+        } else {
+            Ok(())
+        };
         self.abort_hashing(sync);
         let reason = self.round_of(sync).and_then(|round| round.reason.take());
-        self.end_round(sync, Some(reason.as_deref().unwrap_or("given up by the group")));
+        self.end_round(
+            sync,
+            Some(reason.as_deref().unwrap_or("given up by the group")),
+        );
         resumed
     }
 
@@ -399,7 +452,9 @@ impl Driver {
     /// A primary whose hasher, or whose peer's, does not get on with the sync must not stand still
     /// for it: the guest goes on, and the group is told that the sync failed here.
     pub(super) fn bound_pause(&mut self) -> Result<()> {
-        let Some(round) = &self.round else { return Ok(()) };
+        let Some(round) = &self.round else {
+            return Ok(());
+        };
         let longest = match round.kind {
             SyncKind::Delta => PAUSE_MAX,
             SyncKind::Fill => Duration::from_millis(self.config.sync.timeout_ms.into()),
@@ -419,7 +474,9 @@ impl Driver {
     }
 
     fn end_round(&mut self, sync: SyncId, aborted: Option<&str>) {
-        let Some(round) = self.round.take_if(|round| round.sync == sync) else { return };
+        let Some(round) = self.round.take_if(|round| round.sync == sync) else {
+            return;
+        };
         self.journal.sync(&SyncSummary {
             sync,
             kind: round.kind,
@@ -427,7 +484,11 @@ impl Driver {
             stats: &round.stats,
             pause: round.pause,
             vmm: round.vmm_time,
-            held: if round.side == Side::Primary { round.held } else { 0 },
+            held: if round.side == Side::Primary {
+                round.held
+            } else {
+                0
+            },
         });
     }
 
@@ -449,8 +510,14 @@ impl Driver {
             && Path::new(&self.config.state_dir).join(ARMED_FILE).exists()
         {
             let vmm = self.machine.as_ref().map(|machine| machine.vmm.pid());
-            let hasher = self.hasher.as_ref().map(super::hasher_process::HasherProcess::pid);
-            for pid in [vmm, hasher, Some(std::process::id())].into_iter().flatten() {
+            let hasher = self
+                .hasher
+                .as_ref()
+                .map(super::hasher_process::HasherProcess::pid);
+            for pid in [vmm, hasher, Some(std::process::id())]
+                .into_iter()
+                .flatten()
+            {
                 let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
             }
         }
@@ -465,8 +532,11 @@ fn state_file(state: &[u8]) -> Result<File> {
 
 fn read_state(fd: OwnedFd) -> Result<Vec<u8>> {
     let mut file = File::from(fd);
-    file.seek(SeekFrom::Start(0)).context("read the staged state")?;
+    file.seek(SeekFrom::Start(0))
+        .context("read the staged state")?;
     let mut state = Vec::new();
-    file.take(STATE_BYTES_MAX).read_to_end(&mut state).context("read the staged state")?;
+    file.take(STATE_BYTES_MAX)
+        .read_to_end(&mut state)
+        .context("read the staged state")?;
     Ok(state)
 }

@@ -66,8 +66,13 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         .create(&config.state_dir)
         .with_context(|| format!("create state_dir {}", config.state_dir.display()))?;
     let eal = Eal::init(&eal_config(&config)).context("start DPDK")?;
-    let replication = open_port(&eal, &config.replication.port, "replication", REPLICATION_MBUFS)
-        .context("open replication.port")?;
+    let replication = open_port(
+        &eal,
+        &config.replication.port,
+        "replication",
+        REPLICATION_MBUFS,
+    )
+    .context("open replication.port")?;
     let held = config.sync.held_packets_max;
     let uplink = config
         .uplink
@@ -76,7 +81,10 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         .transpose()
         .context("open uplink.port")?;
     if let Some(uplink) = &uplink {
-        uplink.port().set_promiscuous(true).context("let the uplink take the guest's frames")?;
+        uplink
+            .port()
+            .set_promiscuous(true)
+            .context("let the uplink take the guest's frames")?;
     }
     let facts = Arc::new(NodeFacts::new(&config));
     check_binaries(&config)?;
@@ -106,7 +114,12 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         wake: Arc::clone(&wake),
         record,
     });
-    status::serve(&config.state_dir, Arc::clone(&facts), poll.clone(), Arc::clone(&wake))?;
+    status::serve(
+        &config.state_dir,
+        Arc::clone(&facts),
+        poll.clone(),
+        Arc::clone(&wake),
+    )?;
     let journal = Journal::open(&config.state_dir)?;
     let driver = Driver::new(DriverSetup {
         config,
@@ -119,7 +132,11 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         clock_start,
         replica,
     });
-    Ok(Parts { poll_core, driver, _eal: eal })
+    Ok(Parts {
+        poll_core,
+        driver,
+        _eal: eal,
+    })
 }
 
 /// What would keep a replica from starting is found before it claims its identity: a replica that
@@ -154,7 +171,10 @@ pub fn prepare_poll_thread(core: Option<u32>) {
 }
 
 fn eal_config(config: &NodeConfig) -> dpdk_config::EalConfig {
-    let ports = [Some(&config.replication.port), config.uplink.as_ref().map(|uplink| &uplink.port)];
+    let ports = [
+        Some(&config.replication.port),
+        config.uplink.as_ref().map(|uplink| &uplink.port),
+    ];
     dpdk_config::EalConfig {
         huge_pages: match config.eal.huge_pages {
             config::HugePages::Off => dpdk_config::HugePages::Off,
@@ -193,7 +213,10 @@ fn start_node(config: &NodeConfig, replication: &NodePort, facts: &NodeFacts) ->
             .group
             .nodes
             .iter()
-            .map(|node| NodeSpec { id: id(node.id), is_replica: node.kind == NodeKind::Replica })
+            .map(|node| NodeSpec {
+                id: id(node.id),
+                is_replica: node.kind == NodeKind::Replica,
+            })
             .collect(),
         tick,
         election_ticks: config.replication.election_timeout_ms / config.replication.tick_ms,
@@ -223,8 +246,17 @@ fn start_node(config: &NodeConfig, replication: &NodePort, facts: &NodeFacts) ->
     };
     // A replica that restarts has lost its VM anyway: its commits wait for no disk. The witness
     // keeps its vote and its log.
-    let durability = if is_replica { Durability::Memory } else { Durability::Disk };
-    let setup = NodeSetup { core, transport, state_dir: &config.state_dir, durability };
+    let durability = if is_replica {
+        Durability::Memory
+    } else {
+        Durability::Disk
+    };
+    let setup = NodeSetup {
+        core,
+        transport,
+        state_dir: &config.state_dir,
+        durability,
+    };
     Node::start(setup).context("start the node of the group")
 }
 
@@ -254,7 +286,9 @@ fn prepare_replica(
     config: &NodeConfig,
 ) -> Result<Option<(vhost_user_plover_net::GuestNic, Replica)>> {
     let own = config.own().context("this node is not in group.nodes")?;
-    let (Some(vmm), Some(listen)) = (&config.vmm, own.hasher) else { return Ok(None) };
+    let (Some(vmm), Some(listen)) = (&config.vmm, own.hasher) else {
+        return Ok(None);
+    };
     let peer = config
         .group
         .nodes
@@ -309,7 +343,10 @@ fn poll_config(config: &NodeConfig) -> PollConfig {
     PollConfig {
         is_busy: config.poll.mode == PollMode::Busy,
         idle_sleep: Duration::from_micros(config.poll.idle_sleep_us.into()),
-        guest_mac: config.guest.as_ref().map_or([0; 6], |guest| guest.mac.bytes()),
+        guest_mac: config
+            .guest
+            .as_ref()
+            .map_or([0; 6], |guest| guest.mac.bytes()),
         sync_interval_min: Duration::from_millis(sync.interval_min_ms.into()),
         sync_interval_max: Duration::from_millis(sync.interval_max_ms.into()),
         held_packets_max: sync.held_packets_max as usize,

@@ -126,10 +126,17 @@ fn answer(
 ) -> Result<()> {
     stream.set_write_timeout(Some(ANSWER_MAX))?;
     let (reply, status) = bounded(1);
-    poll.send(PollCommand::Status(reply)).context("the poll core has stopped")?;
+    poll.send(PollCommand::Status(reply))
+        .context("the poll core has stopped")?;
     wake.signal();
-    let status = status.recv_timeout(ANSWER_MAX).context("the poll core does not answer")?;
-    let host = facts.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let status = status
+        .recv_timeout(ANSWER_MAX)
+        .context("the poll core does not answer")?;
+    let host = facts
+        .facts
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let mut line = json!({
         "name": facts.name,
         "id": facts.id,
@@ -149,10 +156,15 @@ fn answer(
 pub fn ask(state_dir: &Path) -> Result<Value> {
     let path = state_dir.join(STATUS_SOCKET);
     let mut stream = UnixStream::connect(&path).with_context(|| {
-        format!("no node answers on {}; start it with `plover node CONFIG`", path.display())
+        format!(
+            "no node answers on {}; start it with `plover node CONFIG`",
+            path.display()
+        )
     })?;
     stream.set_read_timeout(Some(2 * ANSWER_MAX))?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).context("read the node's answer")?;
+    stream
+        .read_to_string(&mut text)
+        .context("read the node's answer")?;
     serde_json::from_str(&text).context("the node's answer is no JSON")
 }

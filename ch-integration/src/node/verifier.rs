@@ -17,11 +17,17 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Says that this node's VM stands still at `sync`, and waits until it may go on.
 pub fn wait(socket: &Path, node: u8, sync: SyncId, ram: &Path) -> Result<()> {
     let mut stream = UnixStream::connect(socket).context("connect to the verifier")?;
-    stream.set_read_timeout(Some(ANSWER_MAX)).context("bound the verifier's answer")?;
+    stream
+        .set_read_timeout(Some(ANSWER_MAX))
+        .context("bound the verifier's answer")?;
     let mut line = json!({ "node": node, "sync": sync, "ram": ram }).to_string();
     line.push('\n');
-    stream.write_all(line.as_bytes()).context("tell the verifier")?;
+    stream
+        .write_all(line.as_bytes())
+        .context("tell the verifier")?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).context("wait for the verifier")?;
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .context("wait for the verifier")?;
     Ok(())
 }

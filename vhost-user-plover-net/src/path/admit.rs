@@ -49,14 +49,29 @@ mod tests {
     fn frames_to_the_guest_and_to_groups_pass() {
         assert_eq!(check(&frame(GUEST, OTHER, 60), GUEST), Ok(()));
         assert_eq!(check(&frame([0xff; 6], OTHER, 60), GUEST), Ok(()));
-        assert_eq!(check(&frame([1, 0, 0x5e, 0, 0, 1], OTHER, PACKET_BYTES_MAX), GUEST), Ok(()));
+        assert_eq!(
+            check(
+                &frame([1, 0, 0x5e, 0, 0, 1], OTHER, PACKET_BYTES_MAX),
+                GUEST
+            ),
+            Ok(())
+        );
     }
 
     #[test]
     fn everything_else_is_refused_by_name() {
-        assert_eq!(check(&frame(OTHER, GUEST, 60), GUEST), Err(Refused::NotForGuest));
-        assert_eq!(check(&frame([0xff; 6], GUEST, 60), GUEST), Err(Refused::FromGuest));
-        assert_eq!(check(&frame(GUEST, OTHER, PACKET_BYTES_MIN)[..13], GUEST), Err(Refused::Length));
+        assert_eq!(
+            check(&frame(OTHER, GUEST, 60), GUEST),
+            Err(Refused::NotForGuest)
+        );
+        assert_eq!(
+            check(&frame([0xff; 6], GUEST, 60), GUEST),
+            Err(Refused::FromGuest)
+        );
+        assert_eq!(
+            check(&frame(GUEST, OTHER, PACKET_BYTES_MIN)[..13], GUEST),
+            Err(Refused::Length)
+        );
         assert_eq!(
             check(&frame(GUEST, OTHER, PACKET_BYTES_MAX + 1), GUEST),
             Err(Refused::Length)

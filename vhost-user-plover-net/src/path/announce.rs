@@ -57,7 +57,9 @@ impl Learned {
             }
             // IPv6: the source at 22. Only unicast is a place.
             Some([0x86, 0xdd]) => {
-                let source = frame.get(22..38).and_then(|slice| <[u8; 16]>::try_from(slice).ok());
+                let source = frame
+                    .get(22..38)
+                    .and_then(|slice| <[u8; 16]>::try_from(slice).ok());
                 if let Some(source) = source
                     && source != [0; 16]
                     && source[0] != 0xff
@@ -81,7 +83,11 @@ impl Learned {
                 &mac,
                 &address,
             );
-            let header = Ethernet2Header { source: mac, destination: BROADCAST, ether_type };
+            let header = Ethernet2Header {
+                source: mac,
+                destination: BROADCAST,
+                ether_type,
+            };
             packet.map(|packet| [&header.to_bytes()[..], &packet.to_bytes()[..]].concat())
         };
         // The lengths are constants that ArpPacket accepts, so none of these is an error.
@@ -131,7 +137,10 @@ mod tests {
     fn the_mac_is_always_announced() {
         let frames = frames(&Learned::default());
         assert_eq!(frames.len(), 1);
-        assert_eq!(frames[0][..14], [&BROADCAST[..], &MAC, &[0x80, 0x35]].concat());
+        assert_eq!(
+            frames[0][..14],
+            [&BROADCAST[..], &MAC, &[0x80, 0x35]].concat()
+        );
         assert_eq!(frames[0].len(), 42);
     }
 
@@ -148,8 +157,11 @@ mod tests {
             &[10, 78, 0, 1],
         )
         .expect("valid");
-        let header =
-            Ethernet2Header { source: MAC, destination: [2; 6], ether_type: EtherType::ARP };
+        let header = Ethernet2Header {
+            source: MAC,
+            destination: [2; 6],
+            ether_type: EtherType::ARP,
+        };
         let seen = [&header.to_bytes()[..], &arp.to_bytes()[..]].concat();
         learned.look_at(&seen);
         learned.look_at(&seen);
@@ -165,7 +177,9 @@ mod tests {
         assert_eq!(frames.len(), 3);
         assert_eq!(frames[1][28..32], [10, 78, 0, 2]);
         let sliced = SlicedPacket::from_ethernet(&frames[2]).expect("a valid frame");
-        let Some(NetSlice::Ipv6(ip)) = sliced.net else { panic!("no IPv6") };
+        let Some(NetSlice::Ipv6(ip)) = sliced.net else {
+            panic!("no IPv6")
+        };
         assert_eq!(ip.header().source(), source);
         assert_eq!(ip.header().hop_limit(), 255);
     }

@@ -18,14 +18,20 @@ impl NodePort {
     /// Wraps a port.
     #[must_use]
     pub fn new(port: Port, pool: Mempool) -> Self {
-        Self { port, pool, received: Burst::new(), sending: Burst::new(), lost: 0 }
+        Self {
+            port,
+            pool,
+            received: Burst::new(),
+            sending: Burst::new(),
+            lost: 0,
+        }
     }
 
     /// Receives one burst and shows each frame to `see`. Returns how many came.
     #[inline]
     pub fn receive(&mut self, mut see: impl FnMut(&[u8])) -> usize {
         let count = self.port.rx_burst(&mut self.received);
-        for mbuf in self.received.iter() {
+        for mbuf in &self.received {
             // A chain of mbufs is longer than any frame that is valid here.
             if mbuf.is_contiguous() {
                 see(mbuf.data());

@@ -47,7 +47,11 @@ impl Bench {
         let events = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&events);
         let on_memory = Box::new(move |event| seen.lock().unwrap().push(event));
-        let (control, nic) = channel(NicConfig { on_memory, written_pages: None }).unwrap();
+        let (control, nic) = channel(NicConfig {
+            on_memory,
+            written_pages: None,
+        })
+        .unwrap();
         let server = VhostUserServer::start(&folder.path().join("nic"), control).unwrap();
         (
             Self {
