@@ -1,0 +1,174 @@
+//! raft-rs's output: what is to be stored, what is durable, what the log still needs.
+
+use plover_types::{LogIndex, Mode, Position};
+use raft::eraftpb::Snapshot;
+
+use super::{Action, AwaitingPersist, Core, Persist};
+use crate::epoch::LocalCopy;
+use crate::group::GroupState;
+use crate::limits::COMPACT_ENTRIES;
+
+impl Core {
+    pub(super) fn drain_raft(&mut self) {
+        while self.raft.has_ready() {
+            let mut ready = self.raft.ready();
+            let messages = ready.take_messages();
+            self.send_raft(messages);
+            let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().clone());
+            if let Some(snapshot) = &snapshot {
+                self.restore(snapshot);
+            }
+            let committed = ready.take_committed_entries();
+            let entries = ready.take_entries();
+            let must_sync = ready.must_sync() || snapshot.is_some();
+            let store = self.raft.mut_store();
+            store
+                .append(&entries)
+                .expect("raft-rs appends behind its own log");
+            if let Some(hard_state) = ready.hs() {
+                store.set_hard_state(hard_state.clone());
+            }
+            let hard_state = store.hard_state().clone();
+            let number = ready.number();
+            let messages = ready.take_persisted_messages();
+            self.raft.advance_append_async(ready);
+            let snapshot_index = snapshot
+                .as_ref()
+                .map(|snapshot| snapshot.get_metadata().index);
+            let waiting = AwaitingPersist {
+                number,
+                ready: number,
+                messages,
+                snapshot_index,
+            };
+            if self.config.is_durable && must_sync {
+                let persist = Persist {
+                    number,
+                    entries,
+                    hard_state,
+                    snapshot,
+                };
+                self.actions.push(Action::Persist(persist));
+                self.awaiting.push_back(waiting);
+            } else if let Some(last) = self.awaiting.back_mut() {
+                // Nothing of its own for the disk, but what was there before must be durable
+                // first: raft-rs takes the number as "all up to here".
+                last.ready = number;
+                last.messages.extend(waiting.messages);
+            } else {
+                self.is_durable_now(waiting);
+            }
+            self.apply(&committed);
+        }
+    }
+
+    pub(super) fn persisted(&mut self, number: u64) {
+        if self.is_mute {
+            return;
+        }
+        while self
+            .awaiting
+            .front()
+            .is_some_and(|awaiting| awaiting.number <= number)
+        {
+            if let Some(awaiting) = self.awaiting.pop_front() {
+                self.is_durable_now(awaiting);
+            }
+        }
+    }
+
+    pub(super) fn is_durable_now(&mut self, awaiting: AwaitingPersist) {
+        self.raft.on_persist_ready(awaiting.ready);
+        if let Some(index) = awaiting.snapshot_index {
+            self.raft.advance_apply_to(index);
+        }
+        self.send_raft(awaiting.messages);
+    }
+
+    /// A received snapshot is not durable yet. raft-rs would look for entries before it when it
+    /// starts an election now, so time and messages stand still until it is.
+    pub(super) fn awaits_snapshot(&self) -> bool {
+        self.awaiting
+            .iter()
+            .any(|awaiting| awaiting.snapshot_index.is_some())
+    }
+
+    /// A snapshot from the leader: the log up to it is gone, and with it input that a copy here
+    /// would have needed.
+    pub(super) fn restore(&mut self, snapshot: &Snapshot) {
+        self.raft
+            .mut_store()
+            .apply_snapshot(snapshot)
+            .expect("raft-rs restores only snapshots ahead of its log");
+        self.applied = LogIndex(snapshot.get_metadata().index);
+        let actions = &mut self.actions;
+        self.copy
+            .on_snapshot(|command| actions.push(Action::Copy(command)));
+        self.cursor.seek(Position::start_of(self.applied.next()));
+        match GroupState::decode(snapshot.data.clone()) {
+            Some(group) => self.group = group,
+            None => self.counters.entries_malformed += 1,
+        }
+        self.sync_began_at = self.now;
+    }
+
+    /// The first input that this copy may still have to be given: one that is being loaded goes
+    /// back to the sync's position.
+    pub(super) fn needed_position(&self) -> Position {
+        let at = self.cursor.position();
+        match (&self.copy, self.group.last_end()) {
+            (LocalCopy::Loading { .. }, Some((_, position))) => at.min(position),
+            _ => at,
+        }
+    }
+
+    /// Drops the part of the log that no copy needs: what lies before the last sync's position
+    /// while the group is protected, before the primary's delivered position otherwise, and
+    /// nothing while a sync is in flight.
+    pub(super) fn compact(&mut self) {
+        let Some(role) = self.group.role() else {
+            return;
+        };
+        if self.group.sync().is_some() {
+            return;
+        }
+        let needed = match role.mode {
+            Mode::Protected => self.group.last_end().map(|(_, position)| position),
+            Mode::Unprotected if role.primary == self.config.own => Some(self.needed_position()),
+            Mode::Unprotected => self
+                .peers
+                .iter()
+                .find(|peer| peer.spec.id == role.primary)
+                .and_then(|peer| peer.report)
+                .map(|(_, _, report)| report.delivered),
+        };
+        let Some(needed) = needed else { return };
+        let to = needed.index.min(self.applied);
+        let store = self.raft.mut_store();
+        if to.0 < store.first().0 + COMPACT_ENTRIES {
+            return;
+        }
+        let Some(term) = store.term_of(self.applied) else {
+            return;
+        };
+        let data = self.group.encode();
+        let compacted = store
+            .set_snapshot_data(self.applied, term, data.clone())
+            .and_then(|()| store.compact(to));
+        match compacted {
+            Ok(()) => {
+                if self.config.is_durable {
+                    let hard_state = self.hard_state().clone();
+                    self.actions.push(Action::Compact {
+                        to,
+                        index: self.applied,
+                        term,
+                        data,
+                        hard_state,
+                    });
+                }
+            }
+            Err(error) => unreachable!("compacting an applied log: {error}"),
+        }
+    }
+}
