@@ -1,26 +1,30 @@
-//! The world: three nodes, a client, time, faults.
+//! The world: three nodes, a client, time.
+
+mod disk;
+mod faults;
+mod work;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use plover_types::{LogEntry, LogIndex, Mode, NodeId, PacketBurstBuilder, Position, Term};
-use raft::eraftpb::HardState;
+use plover_types::{LogEntry, LogIndex, Mode, NodeId, PacketBurstBuilder};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use replication::core::{Action, Core, CoreConfig, Event, NodeSpec, Notice, Persist};
-use replication::durable::{Recovered, SnapshotState};
-use replication::epoch::{CopyCommand, CopyEvent, LocalCopy, Side};
+use replication::durable::SnapshotState;
+use replication::epoch::LocalCopy;
 use replication::output_rule::{HoldQueue, OutputPolicy};
 use replication::plan::OnBackupLoss;
-use replication::storage::LogStorage;
 use replication::wire::{self, GroupId};
+
+use disk::Disk;
 
 use super::check::{Checker, Violation};
 use super::driver::{Driver, Job};
 use super::network::Network;
-use super::vm::{Answer, Vm, certificate};
+use super::vm::{Answer, Vm};
 
 const TICK_US: u64 = 10_000;
 const ELECTION_TICKS: u32 = 15;
@@ -122,12 +126,6 @@ impl Ord for Scheduled {
     }
 }
 
-/// What survives a crash of a durable node.
-#[derive(Clone, Default)]
-struct Disk {
-    recovered: Recovered,
-}
-
 struct Node {
     spec: NodeSpec,
     core: Option<Core>,
@@ -153,7 +151,12 @@ impl Node {
             Some(core) => (core.applied().0 + 1..)
                 .map_while(|index| core.log_entry(LogIndex(index)))
                 .any(|(_, data)| is_role(&data)),
-            None => self.disk.recovered.entries.iter().any(|entry| is_role(&entry.data)),
+            None => self
+                .disk
+                .recovered
+                .entries
+                .iter()
+                .any(|entry| is_role(&entry.data)),
         }
     }
 }
@@ -456,199 +459,6 @@ impl World {
         }
     }
 
-    fn command(&mut self, node: usize, command: CopyCommand) {
-        self.trace(node, &command);
-        let it = &mut self.nodes[node];
-        if command == CopyCommand::Void {
-            it.hold.discard();
-        }
-        it.driver.commands.push_back(command);
-    }
-
-    fn run_driver(&mut self, node: usize) -> Result<(), Violation> {
-        while self.nodes[node].driver.takes_command() {
-            let Some(command) = self.nodes[node].driver.commands.pop_front() else {
-                break;
-            };
-            let (job, delay) = match command {
-                // A guest that runs keeps what it is; Boot comes for one that never did.
-                CopyCommand::Boot => (Job::Boot, 5_000),
-                CopyCommand::Begin { sync, side, .. } => (
-                    Job::Quiesce { sync, side },
-                    self.random.random_range(100..5_000),
-                ),
-                CopyCommand::Commit { sync, position } => (
-                    Job::Load { sync, position },
-                    // Most loads are quick; some take longer than an election.
-                    if self.random.random_ratio(1, 10) {
-                        self.random.random_range(20_000..600_000)
-                    } else {
-                        self.random.random_range(500..20_000)
-                    },
-                ),
-                CopyCommand::Finish { .. } => continue,
-                CopyCommand::Abort { sync, resume } => {
-                    let it = &mut self.nodes[node];
-                    it.driver.cancel();
-                    it.driver.staged = None;
-                    if resume {
-                        it.vm.is_paused = false;
-                    }
-                    self.core(node).lift_barrier(Some(sync));
-                    continue;
-                }
-                CopyCommand::Void => {
-                    let it = &mut self.nodes[node];
-                    it.driver.cancel();
-                    it.vm.is_alive = false;
-                    it.driver.staged = None;
-                    it.hold.discard();
-                    (Job::Launch, self.random.random_range(1_000..50_000))
-                }
-            };
-            let count = self.nodes[node].driver.start(job);
-            self.schedule(node, delay, What::Job(count));
-        }
-        Ok(())
-    }
-
-    fn job_done(&mut self, node: usize, count: u64) -> Result<(), Violation> {
-        let Some(job) = self.nodes[node].driver.complete(count) else {
-            return Ok(());
-        };
-        match job {
-            Job::Launch => self.report(node, CopyEvent::Ready),
-            Job::Boot => {
-                self.nodes[node].vm = Vm {
-                    is_alive: true,
-                    ..Vm::default()
-                };
-                self.report(node, CopyEvent::Booted);
-            }
-            Job::Quiesce { sync, side } => self.paused(node, sync, side),
-            Job::CopyOut { sync, position } => {
-                let it = &mut self.nodes[node];
-                it.vm.is_paused = false;
-                let memory = self.checker.memory_at(sync).unwrap_or_default();
-                let certificate = certificate(memory);
-                self.core(node).lift_barrier(Some(sync));
-                self.report(
-                    node,
-                    CopyEvent::CopiedOut {
-                        sync,
-                        certificate,
-                        position,
-                    },
-                );
-            }
-            Job::Stage { sync, tries } => self.stage(node, sync, tries),
-            Job::Load { sync, position } => self.load(node, sync, position)?,
-        }
-        Ok(())
-    }
-
-    fn report(&mut self, node: usize, event: CopyEvent) {
-        let now = self.local(node);
-        self.core(node).step(now, Event::Copy(event));
-    }
-
-    fn paused(&mut self, node: usize, sync: plover_types::SyncId, side: Side) {
-        if self.options.with_faults && self.random.random_ratio(1, 60) {
-            self.report(node, CopyEvent::Failed { sync });
-            return;
-        }
-        self.nodes[node].vm.is_paused = true;
-        let job = match side {
-            Side::Primary => {
-                let group = self.core(node).group();
-                let is_current = group.sync().is_some_and(|current| current.id == sync);
-                if is_current {
-                    self.nodes[node].hold.close(sync);
-                    let policy = self.core(node).output_policy(true);
-                    self.nodes[node].hold.set_policy(policy);
-                }
-                let memory = self.nodes[node].vm.memory.clone();
-                self.checker.sync_point(sync, &memory);
-                Job::CopyOut {
-                    sync,
-                    position: self.core(node).position(),
-                }
-            }
-            Side::Backup => Job::Stage { sync, tries: 0 },
-        };
-        let delay = self.random.random_range(500..8_000);
-        let count = self.nodes[node].driver.start(job);
-        self.schedule(node, delay, What::Job(count));
-    }
-
-    /// The backup's hasher takes the primary's memory over the link between the two.
-    fn stage(&mut self, node: usize, sync: plover_types::SyncId, tries: u32) {
-        let other = self.nodes[1 - node].spec.id;
-        let own = self.nodes[node].spec.id;
-        let is_linked = self.nodes[1 - node].core.is_some()
-            && !self.nodes[1 - node].is_stopped
-            && self.network.passes(own, other)
-            && self.network.passes(other, own);
-        let memory = self.checker.memory_at(sync).map(<[Answer]>::to_vec);
-        match memory {
-            Some(memory) if is_linked => {
-                let it = &mut self.nodes[node];
-                it.driver.staged = Some((sync, it.vm.difference(&memory)));
-                if self.options.sabotage == Sabotage::ResumeStaged {
-                    it.vm.is_paused = false;
-                    self.core(node).lift_barrier(Some(sync));
-                }
-                let certificate = certificate(&memory);
-                self.report(node, CopyEvent::Staged { sync, certificate });
-            }
-            _ if tries < 30 => {
-                let count = self.nodes[node].driver.start(Job::Stage {
-                    sync,
-                    tries: tries + 1,
-                });
-                self.schedule(node, 2_000, What::Job(count));
-            }
-            _ => self.report(node, CopyEvent::Failed { sync }),
-        }
-    }
-
-    fn load(
-        &mut self,
-        node: usize,
-        sync: plover_types::SyncId,
-        position: Position,
-    ) -> Result<(), Violation> {
-        let own = self.nodes[node].spec.id;
-        let staged = self.nodes[node].driver.staged.take();
-        let fails = self.options.with_faults && self.random.random_ratio(1, 100);
-        let Some((staged_sync, difference)) = staged.filter(|_| !fails) else {
-            self.destroys_copy(node);
-            self.nodes[node].vm.is_alive = false;
-            self.nodes[node].hold.discard();
-            self.report(node, CopyEvent::LoadFailed { sync });
-            self.launch(node);
-            return Ok(());
-        };
-        assert_eq!(staged_sync, sync, "the promise names its sync");
-        let it = &mut self.nodes[node];
-        it.vm.apply(&difference);
-        self.checker.loaded(own, sync, &it.vm.memory)?;
-        it.vm.is_alive = true;
-        it.vm.is_paused = false;
-        it.hold.discard();
-        if self.options.sabotage == Sabotage::KeepPosition {
-            self.core(node).lift_barrier(Some(sync));
-        } else if !self.core(node).seek(position) {
-            self.nodes[node].vm.is_alive = false;
-            self.report(node, CopyEvent::LoadFailed { sync });
-            self.launch(node);
-            return Ok(());
-        }
-        self.core(node).lift_barrier(Some(sync));
-        self.report(node, CopyEvent::Loaded { sync });
-        Ok(())
-    }
-
     fn deliver(&mut self, node: usize) -> Result<usize, Violation> {
         let own = self.nodes[node].spec.id;
         let random = &mut self.random;
@@ -745,150 +555,6 @@ impl World {
         Ok(())
     }
 
-    fn fault(&mut self) -> Result<(), Violation> {
-        let node = self.random.random_range(0..3usize);
-        let other = (node + self.random.random_range(1..3usize)) % 3;
-        let (a, b) = (NODES[node].id, NODES[other].id);
-        let until = self.now_us + self.random.random_range(20_000..900_000);
-        match self.random.random_range(0..9) {
-            0 => self.kill(node),
-            1 | 2 => {
-                self.network.set_cut(a, b, true);
-                self.mends.push((until, Mend::Link(a, b)));
-                if self.random.random_bool(0.6) {
-                    self.network.set_cut(b, a, true);
-                    self.mends.push((until, Mend::Link(b, a)));
-                }
-            }
-            3 => {
-                for third in NODES.iter().filter(|spec| spec.id != a) {
-                    self.network.set_cut(a, third.id, true);
-                    self.network.set_cut(third.id, a, true);
-                    self.mends.push((until, Mend::Link(a, third.id)));
-                    self.mends.push((until, Mend::Link(third.id, a)));
-                }
-            }
-            4 => {
-                self.network.loss_permille = self.random.random_range(0..200);
-                self.network.duplicate_permille = self.random.random_range(0..200);
-                self.network.corrupt_permille = self.random.random_range(0..50);
-                self.network.delay_max_us = self.random.random_range(200..60_000);
-                self.mends.push((until, Mend::Network));
-            }
-            5 | 6 => self.stop(node),
-            7 => self.lose_vm(node)?,
-            _ => self.kill(2),
-        }
-        Ok(())
-    }
-
-    /// A fault is about to destroy this node's copy.
-    fn destroys_copy(&mut self, node: usize) {
-        let Some(role) = self.newest_role() else { return };
-        // A role that stands in a log and may yet be committed decides, too: nothing can take it
-        // back, and it may list this copy only.
-        if self.nodes.iter().any(Node::has_undecided_role) {
-            self.last_copy_destroyed = true;
-        }
-        let serves_on = |other: &Node| {
-            other.spec.id != self.nodes[node].spec.id
-                && role.valid.contains(other.spec.id)
-                && other.vm.is_alive
-        };
-        if role.valid.contains(self.nodes[node].spec.id)
-            && !self.nodes.iter().any(serves_on)
-        {
-            self.last_copy_destroyed = true;
-        }
-    }
-
-    fn newest_role(&self) -> Option<plover_types::RoleEntry> {
-        self.nodes
-            .iter()
-            .filter_map(|node| node.core.as_ref().and_then(|core| core.group().role()))
-            .max_by_key(|role| role.generation)
-            .copied()
-    }
-
-    fn kill(&mut self, node: usize) {
-        self.trace(node, &"killed");
-        let is_replica = self.nodes[node].spec.is_replica;
-        if self.nodes[node].core.is_none() || (is_replica && self.replica_killed) {
-            return;
-        }
-        self.destroys_copy(node);
-        let it = &mut self.nodes[node];
-        it.core = None;
-        it.incarnation += 1;
-        it.is_stopped = false;
-        it.waiting.clear();
-        it.hold.discard();
-        it.vm = Vm::default();
-        it.driver = Driver::default();
-        it.unpersisted.clear();
-        if is_replica {
-            // Its log is gone: it cannot come back under its id.
-            self.replica_killed = true;
-        } else {
-            let delay = self.random.random_range(10_000..800_000);
-            self.schedule(node, delay, What::Restart);
-        }
-    }
-
-    fn stop(&mut self, node: usize) {
-        self.trace(node, &"stopped");
-        if self.nodes[node].core.is_some() && !self.nodes[node].is_stopped {
-            self.nodes[node].is_stopped = true;
-            let delay = self.random.random_range(20_000..900_000);
-            self.schedule(node, delay, What::Continue);
-        }
-    }
-
-    fn lose_vm(&mut self, node: usize) -> Result<(), Violation> {
-        let it = &mut self.nodes[node];
-        if it.core.is_none() || it.is_stopped || !it.vm.is_alive {
-            return Ok(());
-        }
-        self.trace(node, &"VM lost");
-        self.destroys_copy(node);
-        let it = &mut self.nodes[node];
-        it.vm = Vm::default();
-        it.hold.discard();
-        it.driver = Driver {
-            count: it.driver.count,
-            ..Driver::default()
-        };
-        self.report(node, CopyEvent::Lost);
-        self.launch(node);
-        self.pump(node)
-    }
-
-    fn mend(&mut self) {
-        let now = self.now_us;
-        let (due, later) = std::mem::take(&mut self.mends)
-            .into_iter()
-            .partition(|(at, _)| *at <= now);
-        self.mends = later;
-        let due: Vec<(u64, Mend)> = due;
-        for (_, mend) in due {
-            match mend {
-                Mend::Link(from, to) => self.network.set_cut(from, to, false),
-                Mend::Network => {
-                    self.network.loss_permille = 0;
-                    self.network.duplicate_permille = 0;
-                    self.network.corrupt_permille = 0;
-                    self.network.delay_max_us = Network::default().delay_max_us;
-                }
-            }
-        }
-    }
-
-    fn heal(&mut self) {
-        self.mends.clear();
-        self.network.heal();
-        self.options.with_faults = false;
-    }
-
     fn persisted(&mut self, node: usize, number: u64) {
         let it = &mut self.nodes[node];
         let done: Vec<Persist>;
@@ -932,7 +598,11 @@ impl World {
         });
         self.outcome.survived = valid_left;
         if !valid_left {
-            return if self.last_copy_destroyed { Ok(()) } else { Err(Violation::LostAll) };
+            return if self.last_copy_destroyed {
+                Ok(())
+            } else {
+                Err(Violation::LostAll)
+            };
         }
         let served =
             (first_settled..self.next_packet).any(|packet| self.checker.was_answered(packet));
@@ -948,48 +618,6 @@ impl World {
             }
         }
         Ok(())
-    }
-}
-
-impl Disk {
-    fn write(&mut self, persist: Persist) {
-        let log = &mut self.recovered;
-        if let Some(snapshot) = persist.snapshot {
-            let metadata = snapshot.get_metadata();
-            let (index, term) = (LogIndex(metadata.index), Term(metadata.term));
-            log.entries.clear();
-            log.compacted = (index, term);
-            log.snapshot = Some(SnapshotState {
-                index,
-                term,
-                data: snapshot.data.clone(),
-            });
-        }
-        if let Some(first) = persist.entries.first() {
-            log.entries.retain(|entry| entry.index < first.index);
-        }
-        log.entries.extend(persist.entries);
-        log.hard_state = persist.hard_state;
-    }
-
-    fn compact(&mut self, to: LogIndex, snapshot: SnapshotState, hard_state: HardState) {
-        let log = &mut self.recovered;
-        let Some(last_dropped) = log.entries.iter().find(|entry| entry.index + 1 == to.0) else {
-            return;
-        };
-        log.compacted = (LogIndex(last_dropped.index), Term(last_dropped.term));
-        log.entries.retain(|entry| entry.index >= to.0);
-        log.snapshot = Some(snapshot);
-        log.hard_state = hard_state;
-    }
-
-    fn recover(&self) -> LogStorage {
-        let voters: Vec<NodeId> = NODES.iter().map(|spec| spec.id).collect();
-        let mut recovered = self.recovered.clone();
-        let last = recovered.compacted.0.0 + recovered.entries.len() as u64;
-        let commit = recovered.hard_state.commit;
-        recovered.hard_state.commit = commit.max(recovered.compacted.0.0).min(last);
-        LogStorage::restore(&voters, &recovered).expect("a stored log is consistent")
     }
 }
 
