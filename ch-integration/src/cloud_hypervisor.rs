@@ -50,6 +50,9 @@ pub struct CloudHypervisorVmm {
     vcpus: VcpuClock,
     guest_events: Vec<GuestEvent>,
     mapping_changed: bool,
+    log_path: PathBuf,
+    /// How it ended was said.
+    told_end: bool,
     _ram: RamFile,
 }
 
@@ -115,6 +118,8 @@ pub(crate) fn launch(
         vcpus: VcpuClock::default(),
         guest_events: Vec::new(),
         mapping_changed: false,
+        log_path,
+        told_end: false,
         _ram: ram,
     };
     Ok(Launched {
@@ -206,13 +211,24 @@ impl CloudHypervisorVmm {
 
     /// An error after the process has ended is the end's, not the call's.
     fn noting_exit<T>(&mut self, what: &str, result: Result<T, VmmError>) -> Result<T, VmmError> {
-        result.map_err(|error| match self.process.exit_reason() {
+        result.map_err(|error| match self.ended() {
             Some(reason) => VmmError::Exited {
                 what: what.to_owned(),
                 reason,
             },
             None => error,
         })
+    }
+
+    /// How the process ended, if it did. Its last words are told before its successor's log takes
+    /// the place of its own.
+    fn ended(&mut self) -> Option<ExitReason> {
+        let reason = self.process.exit_reason()?;
+        if !std::mem::replace(&mut self.told_end, true) {
+            let last = last_lines(&self.log_path);
+            tracing::warn!(%reason, last, "Cloud Hypervisor ended");
+        }
+        Some(reason)
     }
 
     /// Looks for the threads that run the vCPUs now.
@@ -386,7 +402,7 @@ impl Vmm for CloudHypervisorVmm {
     }
 
     fn has_exited(&mut self) -> Option<ExitReason> {
-        self.process.exit_reason()
+        self.ended()
     }
 
     fn guest_events(&mut self) -> Vec<GuestEvent> {
