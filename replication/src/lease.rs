@@ -2,10 +2,10 @@
 //!
 //! A heartbeat round is named by a number that travels in the heartbeat and comes back in its
 //! response. Once a quorum acknowledged round *r*, no other node can win an election before
-//! `sent(r) + (election_ticks - 1) * tick`: each acknowledging follower heard the leader at
-//! `sent(r)` or later, refuses votes for `election_ticks` of its own ticks after that (raft-rs,
-//! check-quorum), and the first of those ticks may follow at once. From that the margin for clock
-//! drift is taken off. Check-quorum alone is no lease: it steps down up to a timeout too late.
+//! `sent(r) + (election_ticks - TICKS_MADE_UP_MAX - 2) * tick`: each acknowledging follower heard
+//! the leader at `sent(r)` or later and refuses votes for `election_ticks` of its own ticks after
+//! that (raft-rs, check-quorum), of which so many may come early ([`ticks`](crate::ticks)). From
+//! that the margin for clock drift is taken off. Check-quorum alone is no lease: it steps down up to a timeout too late.
 //!
 //! What does not live here: who is leader. A lease only counts for a node that leads.
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use plover_types::NodeId;
 
-use crate::limits::{CLOCK_DRIFT_PERMILLE, LEASE_ROUNDS_MAX};
+use crate::limits::{CLOCK_DRIFT_PERMILLE, LEASE_ROUNDS_MAX, TICKS_MADE_UP_MAX};
 
 #[derive(Debug)]
 struct Round {
@@ -38,7 +38,7 @@ impl Lease {
     /// A lease for a group of `nodes` nodes that elect after `election_ticks` ticks of `tick`.
     #[must_use]
     pub fn new(nodes: usize, tick: Duration, election_ticks: u32) -> Self {
-        let promised = tick * election_ticks.saturating_sub(1);
+        let promised = tick * election_ticks.saturating_sub(TICKS_MADE_UP_MAX + 2);
         Self {
             rounds: VecDeque::with_capacity(LEASE_ROUNDS_MAX),
             next_number: 1,
@@ -113,8 +113,8 @@ mod tests {
         let round = lease.start_round(ms(1000));
         assert!(!lease.holds(ms(1000)));
         lease.acknowledge(NodeId(2), round);
-        assert!(lease.holds(ms(1138)));
-        assert!(!lease.holds(ms(1139)), "140 ms less 1 % of drift");
+        assert!(lease.holds(ms(1108)));
+        assert!(!lease.holds(ms(1109)), "110 ms less 1 % of drift");
     }
 
     #[test]

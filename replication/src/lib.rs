@@ -12,5 +12,6 @@ pub mod node;
 pub mod output_rule;
 pub mod plan;
 pub mod storage;
+pub mod ticks;
 pub mod transport;
 pub mod wire;

@@ -54,6 +54,9 @@ pub const AWAITING_PERSIST_MAX: usize = 256;
 /// that is not acknowledged within this many ticks is older than any lease.
 pub const LEASE_ROUNDS_MAX: usize = 64;
 
+/// Ticks that a host which noticed them late makes up for.
+pub const TICKS_MADE_UP_MAX: u32 = 2;
+
 /// Assumed worst drift between two hosts' clocks, in parts per thousand of the time measured.
 /// Crystal oscillators stay within 0.1; virtual clocks are given ten times the usual margin.
 pub const CLOCK_DRIFT_PERMILLE: u32 = 10;

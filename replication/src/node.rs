@@ -15,6 +15,7 @@ use crate::durable::{
 };
 use crate::identity::{IdentityError, claim_in_memory};
 use crate::storage::{LogError, LogStorage};
+use crate::ticks::Ticks;
 use crate::transport::{HEADER, Transport, TransportConfig, TransportCounters, TransportError};
 use crate::wire::{self, GroupId};
 
@@ -83,8 +84,7 @@ pub struct Node {
     members: Vec<NodeId>,
     group: GroupId,
     started: Instant,
-    tick: Duration,
-    last_tick: Duration,
+    ticks: Ticks,
     message: BytesMut,
     last_persist: u64,
     counters: NodeCounters,
@@ -131,8 +131,7 @@ impl Node {
             members,
             group,
             started: Instant::now(),
-            tick,
-            last_tick: Duration::ZERO,
+            ticks: Ticks::new(tick, Duration::ZERO),
             message: BytesMut::new(),
             last_persist: 0,
             counters: NodeCounters::default(),
@@ -162,15 +161,12 @@ impl Node {
         &mut self.core
     }
 
-    /// Ticks if one is due, and takes what the disk finished. Ticks that were missed (the process
-    /// was stopped) are not made up for: the promises of the lease count this node's ticks, and a
-    /// tick must never be shorter than it says.
+    /// Gives the core the ticks that are due, and takes what the disk finished.
     ///
     /// # Errors
     /// The disk failed; the error comes once, and this node acknowledges nothing any more.
     pub fn poll(&mut self, now: Duration) -> Result<(), DurableError> {
-        if now >= self.last_tick + self.tick {
-            self.last_tick = now;
+        while self.ticks.due(now) {
             self.core.step(now, Event::Tick);
         }
         self.submit_waiting();

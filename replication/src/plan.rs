@@ -33,6 +33,8 @@ pub struct Peer<'a> {
     pub is_replica: bool,
     /// Its last report, if it came recently enough to count.
     pub report: Option<&'a CopyReport>,
+    /// When that came, in ticks.
+    pub heard_at_tick: u64,
 }
 
 /// Everything that the decision depends on.
@@ -131,23 +133,20 @@ fn take_over_or_hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
     hand_over(view, role)
 }
 
-/// Hands leadership to a valid copy: the primary itself before its backup.
+/// Hands leadership to a valid copy that runs.
 fn hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
     let can = |peer: &Peer<'_>, report: &CopyReport| {
         role.valid.contains(peer.id) && peer.id != view.own && serves(report.copy)
     };
-    match find_peer(view, |peer, report| {
-        peer.id == role.primary && can(peer, report)
-    }) {
-        Plan::Wait => find_peer(view, can),
-        found => found,
-    }
+    find_peer(view, can)
 }
 
 fn find_peer(view: &View<'_>, fits: impl Fn(&Peer<'_>, &CopyReport) -> bool) -> Plan {
+    // The one heard last: another may have died without having been silent for long enough.
     view.peers
         .iter()
-        .find(|peer| peer.report.is_some_and(|report| fits(peer, report)))
+        .filter(|peer| peer.report.is_some_and(|report| fits(peer, report)))
+        .max_by_key(|peer| peer.heard_at_tick)
         .map_or(Plan::Wait, |peer| Plan::HandOver(peer.id))
 }
 
@@ -356,11 +355,13 @@ mod tests {
                 id: OTHER,
                 is_replica: true,
                 report: scene.other.as_ref(),
+                heard_at_tick: 7,
             },
             Peer {
                 id: WITNESS,
                 is_replica: false,
                 report: Some(&witness),
+                heard_at_tick: 7,
             },
         ];
         let mut view = View {

@@ -198,10 +198,10 @@ fn clocks(config: &NodeConfig, found: &mut Found) {
     );
     // Raft needs several heartbeats to fit, or one lost frame elects.
     found.require(
-        replication.election_timeout_ms >= replication.tick_ms.saturating_mul(5),
+        replication.election_timeout_ms >= replication.tick_ms.saturating_mul(10),
         "replication.election_timeout_ms",
-        "is shorter than five ticks: one lost frame would start an election",
-        "use at least 5 x replication.tick_ms",
+        "is shorter than ten ticks: a few lost frames would start an election, and no lease would be left",
+        "use at least 10 x replication.tick_ms",
     );
     let sync = &config.sync;
     found.require(

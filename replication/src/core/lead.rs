@@ -57,6 +57,7 @@ impl Core {
             .map(|peer| Peer {
                 id: peer.spec.id,
                 is_replica: peer.spec.is_replica,
+                heard_at_tick: peer.report.as_ref().map_or(0, |(_, at_tick, _)| *at_tick),
                 report: peer
                     .report
                     .as_ref()

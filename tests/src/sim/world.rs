@@ -17,6 +17,7 @@ use replication::durable::SnapshotState;
 use replication::epoch::LocalCopy;
 use replication::output_rule::{HoldQueue, OutputPolicy};
 use replication::plan::OnBackupLoss;
+use replication::ticks::Ticks;
 use replication::wire::{self, GroupId};
 
 use disk::Disk;
@@ -132,6 +133,7 @@ struct Node {
     incarnation: u64,
     /// Local time = rate (ppm over global time) and an offset.
     rate_ppm: i64,
+    ticks: Ticks,
     /// Stopped (SIGSTOP): events wait.
     is_stopped: bool,
     waiting: Vec<Scheduled>,
@@ -203,6 +205,7 @@ impl World {
                 core: None,
                 incarnation: 0,
                 rate_ppm: random.random_range(-4000..=4000),
+                ticks: Ticks::new(Duration::from_micros(TICK_US), Duration::ZERO),
                 is_stopped: false,
                 waiting: Vec::new(),
                 hold: HoldQueue::default(),
@@ -303,6 +306,7 @@ impl World {
             host_facts_hash: 0,
         };
         let core = Core::new(config, it.disk.recover(), now).expect("a valid configuration");
+        self.nodes[node].ticks = Ticks::new(Duration::from_micros(TICK_US), now);
         self.nodes[node].core = Some(core);
         let phase = self.random.random_range(1..TICK_US);
         self.schedule(node, phase, What::Tick);
@@ -344,12 +348,16 @@ impl World {
         match event.what {
             What::Tick => {
                 let now = self.local(node);
-                self.core(node).step(now, Event::Tick);
-                let rate = 1_000_000 + self.nodes[node].rate_ppm;
-                let tick = TICK_US * 1_000_000 / u64::try_from(rate).expect("near a million") + 1;
-                // A tick that waited while the node was stopped is one tick, not many.
-                self.schedule(node, tick, What::Tick);
-                self.want_syncs(node);
+                while self.nodes[node].ticks.due(now) {
+                    self.core(node).step(now, Event::Tick);
+                    self.want_syncs(node);
+                }
+                // A host looks at the time when it gets to it.
+                let late = self.random.random_ratio(1, 20);
+                let next = self
+                    .random
+                    .random_range(1_000..if late { 40_000 } else { TICK_US });
+                self.schedule(node, next, What::Tick);
             }
             What::Message(bytes) => {
                 let own = self.nodes[node].spec.id;
