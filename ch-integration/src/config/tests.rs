@@ -322,7 +322,7 @@ fn values_that_make_no_sense_are_named_with_a_fix() {
     );
     assert_parts(
         &text,
-        &["replication.election_timeout_ms: is shorter than five ticks"],
+        &["replication.election_timeout_ms: is shorter than ten ticks"],
     );
     let text = error_with("/var/lib/plover/vm0", &"/long".repeat(30));
     assert_parts(
