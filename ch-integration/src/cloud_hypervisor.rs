@@ -401,6 +401,10 @@ impl Vmm for CloudHypervisorVmm {
         self.vcpus.total(self.process.pid())
     }
 
+    fn vcpus_run(&self) -> Result<bool, VmmError> {
+        self.vcpus.any_runs(self.process.pid())
+    }
+
     fn has_exited(&mut self) -> Option<ExitReason> {
         self.ended()
     }

@@ -288,6 +288,10 @@ impl Vmm for QemuVmm {
         self.vcpus.total(self.process.pid())
     }
 
+    fn vcpus_run(&self) -> Result<bool, VmmError> {
+        self.vcpus.any_runs(self.process.pid())
+    }
+
     fn has_exited(&mut self) -> Option<ExitReason> {
         self.process.exit_reason()
     }

@@ -48,6 +48,19 @@ impl VcpuClock {
         self.threads = threads;
     }
 
+    /// Whether one of the threads runs, or waits for a CPU, now.
+    pub fn any_runs(&self, pid: u32) -> Result<bool, VmmError> {
+        for (tid, _) in &self.threads {
+            match thread_runs(pid, *tid) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(VmmError::Io { source, .. }) if is_gone(&source) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
     /// The time so far. It never goes back; a thread that is gone counts as it was last seen.
     pub fn total(&self, pid: u32) -> Result<Duration, VmmError> {
         let mut total = self.ended;
@@ -97,6 +110,21 @@ pub fn threads_named(
     Ok(threads)
 }
 
+/// Whether thread `tid` of process `pid` is in the scheduler's state R.
+fn thread_runs(pid: u32, tid: u32) -> Result<bool, VmmError> {
+    let path = format!("/proc/{pid}/task/{tid}/stat");
+    let text = fs::read_to_string(&path)
+        .map_err(|source| VmmError::io(format!("reading {path}"), source))?;
+    parse_state(&text)
+        .map(|state| state == 'R')
+        .ok_or_else(|| VmmError::malformed(path, "no state in it"))
+}
+
+/// The state follows the name, which is in parentheses and may hold some itself.
+fn parse_state(text: &str) -> Option<char> {
+    text.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
 fn parse_schedstat(text: &str) -> Option<Duration> {
     text.split_ascii_whitespace()
         .next()?
@@ -117,6 +145,38 @@ mod tests {
         );
         assert_eq!(parse_schedstat(""), None);
         assert_eq!(parse_schedstat("x 0 1"), None);
+    }
+
+    #[test]
+    fn the_state_follows_the_name_whatever_is_in_it() {
+        assert_eq!(parse_state("12 (CPU 0/KVM) S 1 2"), Some('S'));
+        assert_eq!(parse_state("12 (a) R) R 1 2"), Some('R'));
+        assert_eq!(parse_state("12 (cut"), None);
+        assert_eq!(parse_state(""), None);
+    }
+
+    #[test]
+    fn a_thread_that_looks_at_itself_runs_and_one_that_sleeps_does_not() {
+        let pid = std::process::id();
+        // SAFETY: gettid has no preconditions.
+        let own = unsafe { libc::gettid() }.cast_unsigned();
+        let mut clock = VcpuClock::default();
+        clock.run_on(pid, &[own]);
+        assert!(clock.any_runs(pid).unwrap());
+        let (tell, told) = std::sync::mpsc::channel();
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let sleeper = std::thread::spawn(move || {
+            // SAFETY: as above.
+            tell.send(unsafe { libc::gettid() }.cast_unsigned())
+                .unwrap();
+            let _ = held.recv();
+        });
+        clock.run_on(pid, &[told.recv().unwrap()]);
+        while clock.any_runs(pid).unwrap() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(hold);
+        sleeper.join().unwrap();
     }
 
     #[test]

@@ -128,6 +128,10 @@ pub trait Vmm: Send {
     /// CPU time of the vCPU threads so far, as the scheduler accounts it. It never goes back.
     fn vcpu_time(&self) -> Result<Duration, VmmError>;
 
+    /// Whether a vCPU thread runs, or waits for a CPU, at this instant. The accounted time alone
+    /// does not tell: of a thread that runs without a break it is brought up to date at ticks only.
+    fn vcpus_run(&self) -> Result<bool, VmmError>;
+
     /// How the process ended, if it did.
     fn has_exited(&mut self) -> Option<ExitReason>;
 

@@ -487,16 +487,21 @@ impl Driver {
     }
 
     fn look_at_vcpus(&mut self, now: Instant) {
-        // A paused guest's rest is no measure for a running one's.
-        if self.round.as_ref().is_some_and(Round::is_paused) {
-            return self.gauge.reset();
-        }
+        let is_paused = self.round.as_ref().is_some_and(Round::is_paused);
         let idle = match &self.machine {
+            // A paused guest's rest is no measure for a running one's.
+            Some(_) if is_paused => {
+                self.gauge.reset();
+                false
+            }
             Some(machine) if machine.is_running => machine
                 .vmm
                 .vcpu_time()
                 .inspect(|used| self.facts.set_vcpu_time(*used))
-                .is_ok_and(|used| self.gauge.look(now, used)),
+                .is_ok_and(|used| {
+                    let rests = !machine.vmm.vcpus_run().unwrap_or(true);
+                    self.gauge.look(now, used) && rests
+                }),
             _ => false,
         };
         if idle != self.told_idle {
