@@ -32,20 +32,23 @@ const WAIT_QEMU: &str = "/bin/busybox usleep 100000";
 /// guest on kvm-pvm most of a second.
 const WAIT_CLOUD_HYPERVISOR: &str = "read -t 0.1 line";
 
-/// Debian's cloud kernel.
+/// Debian's cloud kernel: the machine's own, or the one that `make deps` unpacked.
 pub fn kernel() -> PathBuf {
-    let mut kernels: Vec<PathBuf> = fs::read_dir("/boot")
-        .unwrap()
+    let unpacked = ch_integration::demo::guest::cache_dir().join("guest-kernel/boot");
+    let mut kernels: Vec<PathBuf> = [Path::new("/boot"), &unpacked]
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
         .map(|entry| entry.unwrap().path())
         .filter(|path| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             name.starts_with("vmlinuz-") && name.ends_with("-cloud-amd64")
         })
         .collect();
-    kernels.sort();
+    kernels.sort_by_key(|path| path.file_name().unwrap().to_owned());
     kernels
         .pop()
-        .expect("no /boot/vmlinuz-*-cloud-amd64: apt-get install linux-image-cloud-amd64")
+        .expect("no vmlinuz-*-cloud-amd64 in /boot or the cache: run `make deps`")
 }
 
 /// Writes the counting guest's initramfs into `folder`.

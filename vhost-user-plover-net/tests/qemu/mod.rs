@@ -51,9 +51,29 @@ pub fn missing() -> Option<&'static str> {
     }
 }
 
+/// Where the guest's kernel and modules are: the machine's own, or those that `make deps` unpacked
+/// into the cache.
+fn kernel_root() -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("PLOVER_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("plover")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/plover")))
+        .unwrap_or_default();
+    let has_kernel = fs::read_dir("/boot").is_ok_and(|names| {
+        names
+            .flatten()
+            .any(|name| name.file_name().to_string_lossy().ends_with("cloud-amd64"))
+    });
+    if has_kernel {
+        PathBuf::from("/")
+    } else {
+        cache.join("guest-kernel")
+    }
+}
+
 /// The newest cloud kernel with its modules.
 fn kernel_version() -> Option<String> {
-    let names = fs::read_dir("/boot")
+    let names = fs::read_dir(kernel_root().join("boot"))
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names
@@ -64,7 +84,8 @@ fn kernel_version() -> Option<String> {
 }
 
 fn module(version: &str, path: &str) -> PathBuf {
-    Path::new("/lib/modules")
+    kernel_root()
+        .join("lib/modules")
         .join(version)
         .join("kernel")
         .join(path)
@@ -187,7 +208,8 @@ impl Qemu {
                 "-qmp",
                 &format!("unix:{},server=on,wait=off", qmp.display()),
             ])
-            .args(["-kernel", &format!("/boot/vmlinuz-{version}")])
+            .arg("-kernel")
+            .arg(kernel_root().join(format!("boot/vmlinuz-{version}")))
             .args(["-initrd", &initrd.display().to_string()])
             .args(["-append", "console=ttyS0 quiet panic=-1"])
             .stdin(Stdio::null())
