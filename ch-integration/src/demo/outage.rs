@@ -26,7 +26,8 @@ pub struct Outage {
     pub gap_us: Option<u64>,
     /// The host that serves after it.
     pub survivor: Option<String>,
-    /// From the kill to the first campaign of another node.
+    /// From the kill to the first campaign of another node; to the role that gives the backup up,
+    /// if it was the backup that was killed.
     pub detection_us: Option<u64>,
     /// From the campaigner's last heartbeat to its campaign.
     pub heartbeat_to_campaign_us: Option<u64>,
@@ -36,6 +37,26 @@ pub struct Outage {
     pub takeover_us: Option<u64>,
     /// From there to the first reply at a client; includes the client's TCP retransmission.
     pub first_answer_us: Option<u64>,
+}
+
+/// The killed host was the backup's: the primary serves on, once the role says unprotected.
+fn give_up_of_backup(outage: &mut Outage, kill: &Kill, others: &[(&str, &NodeEvent)]) {
+    let role = first(
+        others,
+        |_, kind| matches!(kind, EventKind::Role { mode, .. } if mode == "unprotected"),
+    );
+    let Some((_, role)) = role else {
+        return;
+    };
+    let EventKind::Role { primary, .. } = &role.kind else {
+        return;
+    };
+    let names = others.iter().map(|(name, _)| *name);
+    outage.survivor = names
+        .filter(|name| primary.is_some() && nodes_id(name) == *primary)
+        .map(str::to_owned)
+        .next();
+    outage.detection_us = Some(micros(kill.t_ns, role.t_ns));
 }
 
 /// What this kill cost, given the times of all replies in order.
@@ -57,6 +78,7 @@ pub fn of(kill: &Kill, replies: &[u64], nodes: &BTreeMap<String, Vec<NodeEvent>>
 
     let serving = first(&others, |_, kind| *kind == EventKind::Serving);
     let Some((survivor, served)) = serving else {
+        give_up_of_backup(&mut outage, kill, &others);
         return outage;
     };
     outage.survivor = Some(survivor.to_owned());
