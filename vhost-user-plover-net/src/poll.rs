@@ -5,6 +5,8 @@
 //! Other threads reach it by [`PollCommand`]s, which it takes between bursts; it answers with
 //! [`PollEvent`]s. What VMM and hasher are to do it passes on as such events, too.
 
+mod channel;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
@@ -17,10 +19,12 @@ use dpdk_config::Mbuf;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use plover_types::{Mode, PacketBurst, PacketBurstBuilder, Position, SyncId};
-use replication::core::{Action, Event, Notice};
-use replication::epoch::{CopyCommand, CopyEvent, LocalCopy, Side};
+use replication::core::{Action, Event};
+use replication::epoch::{CopyCommand, LocalCopy, Side};
 use replication::node::Node;
 use replication::output_rule::HoldQueue;
+
+pub use channel::{PollCommand, PollConfig, PollEvent, PollSetup};
 
 use crate::event_fd::EventFd;
 use crate::guest_nic::{Delivery, GuestNic};
@@ -36,126 +40,6 @@ use crate::status::{PathCounters, Status};
 
 /// Fds that a sleeping core waits for: command bell, two ports, mailbox, two kicks.
 const WAITS_MAX: usize = 8;
-
-/// How the core behaves.
-#[derive(Clone, Debug)]
-pub struct PollConfig {
-    /// Never sleep.
-    pub is_busy: bool,
-    /// Longest sleep when there is nothing to do.
-    pub idle_sleep: Duration,
-    /// The guest's MAC address.
-    pub guest_mac: [u8; 6],
-    /// Shortest time between two syncs.
-    pub sync_interval_min: Duration,
-    /// Longest time that output waits for a sync to start.
-    pub sync_interval_max: Duration,
-    /// Packets held at most; the guest's transmit ring waits beyond.
-    pub held_packets_max: usize,
-    /// Debugging: false keeps input from a copy that is not the primary's.
-    pub deliver_to_backup: bool,
-}
-
-/// What other threads ask of the core.
-#[derive(Debug)]
-pub enum PollCommand {
-    /// Answer `Quiet` when the copy has taken its input and its rings rest, or after this long.
-    Quiesce {
-        /// The sync.
-        sync: SyncId,
-        /// Answer at the latest then.
-        longest: Duration,
-    },
-    /// The VM is paused: take what its transmit ring offers, then leave guest memory alone.
-    /// Answer: `Frozen`.
-    Freeze {
-        /// The sync.
-        sync: SyncId,
-        /// On the primary, what was sent so far belongs to the epoch that the sync closes.
-        side: Side,
-    },
-    /// The VM goes on: so do its rings, and its input beyond this sync (none: it boots). The
-    /// barrier of a later sync stays.
-    Thaw {
-        /// The sync that paused it.
-        sync: Option<SyncId>,
-    },
-    /// The copy was replaced: go on at `position`, forget its output, read its rings afresh once
-    /// thawed. Answer: `Replaced`.
-    Replace {
-        /// The sync that replaced it.
-        sync: SyncId,
-        /// Where to go on.
-        position: Position,
-    },
-    /// The copy is void: leave guest memory alone, forget its output.
-    Stop,
-    /// For the core of the group.
-    Copy(CopyEvent),
-    /// Whether the vCPUs rest.
-    VcpusIdle(bool),
-    /// Send the status here.
-    Status(Sender<Box<Status>>),
-}
-
-/// What the core tells other threads, with the time at which it happened.
-#[derive(Debug)]
-pub enum PollEvent {
-    /// For the driver of VMM and hasher.
-    Command(CopyCommand),
-    /// The copy is as quiet as it gets.
-    Quiet(SyncId),
-    /// Guest memory is left alone.
-    Frozen {
-        /// The sync.
-        sync: SyncId,
-        /// Delivered so far.
-        position: Position,
-        /// Packets held.
-        held: usize,
-    },
-    /// Delivery goes on elsewhere.
-    Replaced {
-        /// The sync.
-        sync: SyncId,
-        /// False if the log does not reach back to that position.
-        found: bool,
-        /// Packets of the copy's own output that were forgotten.
-        discarded: usize,
-    },
-    /// Something to tell the operator.
-    Note(Notice),
-    /// The uplink is open, or shut.
-    Serving(bool),
-    /// The first packet left since the uplink opened.
-    FirstRelease,
-    /// The disk failed.
-    DiskFailed(String),
-}
-
-/// What a core is made of.
-pub struct PollSetup {
-    /// The node.
-    pub node: Node,
-    /// The port to the peers.
-    pub replication: NodePort,
-    /// The port to the clients; none on the witness.
-    pub uplink: Option<NodePort>,
-    /// The guest's card; none on the witness.
-    pub nic: Option<GuestNic>,
-    /// How to behave.
-    pub config: PollConfig,
-    /// From other threads.
-    pub commands: Receiver<PollCommand>,
-    /// To other threads.
-    pub events: Sender<(Instant, PollEvent)>,
-    /// Rung for each event.
-    pub bell: Arc<EventFd>,
-    /// Rung for each command.
-    pub wake: Arc<EventFd>,
-    /// Debugging: each delivered packet is written here.
-    pub record: Option<DeliveryRecord>,
-}
 
 /// The poll core.
 pub struct PollCore {
@@ -243,7 +127,7 @@ impl PollCore {
     fn turn(&mut self, now: Duration) -> Option<usize> {
         let mut work = self.take_commands(now)?;
         work += self.hear_peers(now);
-        work += self.nic_rx(now);
+        work += self.nic_rx();
         work += self.propose(now);
         work += self.act(now);
         work += self.deliver(now);
@@ -368,7 +252,7 @@ impl PollCore {
 
     /// Steps 1 and 2: a burst from the uplink; what is not for the guest, or beyond the bounds, is
     /// dropped here by counter and never later.
-    fn nic_rx(&mut self, now: Duration) -> usize {
+    fn nic_rx(&mut self) -> usize {
         let Some(uplink) = &mut self.uplink else {
             return 0;
         };
@@ -381,7 +265,6 @@ impl PollCore {
         let backlog = core.applied().0.saturating_sub(core.position().index.0);
         let has_room = backlog < UNDELIVERED_ENTRIES_MAX && self.guest_was_up;
         let (burst, counters, mac) = (&mut self.burst, &mut self.counters, self.config.guest_mac);
-        let _ = now;
         uplink.receive(|frame| {
             counters.received += 1;
             match admit::check(frame, mac) {
