@@ -6,10 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use ch_integration::demo::guest::GUEST_CMDLINE;
 use ch_integration::demo::network::Host;
 use hasher::limits::SLICE_DIVISOR;
-use plover_tests::e2e::memory::{Difference, flip_byte, untouched_page};
-use plover_tests::e2e::verifier::{SyncPoint, Verifier};
+use plover_tests::e2e::memory::{Difference, flip_byte};
+use plover_tests::e2e::verifier::Verifier;
 use plover_tests::e2e::{self, Cluster};
 
 /// Syncs that are compared before anything is planted.
@@ -17,57 +18,50 @@ const SYNCS: usize = 25;
 /// Between two syncs, comparison included.
 const SYNC_WAIT: Duration = Duration::from_secs(20);
 
+/// Kept from the guests' kernels, so that what is planted there stays: no guest reads or writes it.
+const RESERVED: &str = "memmap=1M$80M memmap=1M$224M";
+/// A page of each reserved piece: the backup's and the primary's. Far from each other, so that one
+/// slice cannot hold both.
+const PLANTED: [u64; 2] = [(80 << 20) / 4096 + 100, (224 << 20) / 4096 + 100];
+
 /// What the reader saw at one sync point.
 struct Seen {
     sync: u64,
     difference: Difference,
     took: Duration,
-    /// Pages that were changed here, after the comparison.
-    planted: Vec<u64>,
+    /// Bytes were changed here, after the comparison.
+    has_planted: bool,
 }
 
-/// Compares at each sync point until the group is gone. A word on `plant` has it change one byte
-/// of each VM's memory by way of the file: the backup's is a corruption, the primary's a write that
-/// no tracker sees.
-fn read_all(
-    mut verifier: Verifier,
-    seen: &Sender<Seen>,
-    plant: &Receiver<(Host, Host)>,
-) -> Result<()> {
+/// Reads at each sync point until nobody listens or a reading fails.
+fn read_all(mut verifier: Verifier, seen: &Sender<Result<Seen>>, plant: &Receiver<(Host, Host)>) {
     loop {
-        let point = verifier.next(Duration::from_secs(200))?;
-        let start = Instant::now();
-        let difference = point.compare()?;
-        let took = start.elapsed();
-        let planted = match plant.try_recv() {
-            Ok((primary, backup)) => plant_both(&point, primary, backup)?,
-            Err(_) => Vec::new(),
-        };
-        let sync = point.sync;
-        drop(point);
-        if seen
-            .send(Seen {
-                sync,
-                difference,
-                took,
-                planted,
-            })
-            .is_err()
-        {
-            return Ok(());
+        let reading = read_one(&mut verifier, plant);
+        let is_last = reading.is_err();
+        if seen.send(reading).is_err() || is_last {
+            return;
         }
     }
 }
 
-/// Far from each other, so that the next slice cannot hold both.
-fn plant_both(point: &SyncPoint, primary: Host, backup: Host) -> Result<Vec<u64>> {
-    let [primary, backup] = [primary, backup].map(|host| &point.ram[&host.id()]);
-    let pages = primary.metadata()?.len() / 4096;
-    let first = untouched_page(primary, backup, pages / 4)?;
-    let second = untouched_page(primary, backup, pages * 7 / 8)?;
-    flip_byte(backup, first)?;
-    flip_byte(primary, second)?;
-    Ok(vec![first, second])
+/// Compares at the next sync point. A word on `plant` has it change one byte of each VM's memory
+/// by way of the file: the backup's is a corruption, the primary's a write that no tracker sees.
+fn read_one(verifier: &mut Verifier, plant: &Receiver<(Host, Host)>) -> Result<Seen> {
+    let point = verifier.next(Duration::from_secs(200))?;
+    let start = Instant::now();
+    let difference = point.compare()?;
+    let took = start.elapsed();
+    let roles = plant.try_recv();
+    if let Ok((primary, backup)) = roles {
+        flip_byte(&point.ram[&backup.id()], PLANTED[0])?;
+        flip_byte(&point.ram[&primary.id()], PLANTED[1])?;
+    }
+    Ok(Seen {
+        sync: point.sync,
+        difference,
+        took,
+        has_planted: roles.is_ok(),
+    })
 }
 
 #[test]
@@ -83,11 +77,13 @@ fn both_memories_are_equal_after_each_sync_and_planted_differences_are_found() -
     let reader = thread::spawn(move || read_all(verifier, &seen_sender, &plant_receiver));
     let next = || {
         seen.recv_timeout(SYNC_WAIT)
-            .map_err(|_| anyhow!("no sync was compared for {SYNC_WAIT:?}"))
+            .map_err(|error| anyhow!("no sync was compared for {SYNC_WAIT:?}: {error}"))?
+            .context("read both memories")
     };
 
-    let setting = format!("debug.verifier_socket={:?}", socket.to_string_lossy());
-    let mut cluster = Cluster::start(&[&setting])?;
+    let verifier = format!("debug.verifier_socket={:?}", socket.to_string_lossy());
+    let cmdline = format!("vmm.cmdline=\"{GUEST_CMDLINE} {RESERVED}\"");
+    let mut cluster = Cluster::start(&[&verifier, &cmdline])?;
     let (primary, backup) = cluster.roles()?;
     let before_load = seen.try_iter().count();
 
@@ -113,32 +109,23 @@ fn both_memories_are_equal_after_each_sync_and_planted_differences_are_found() -
     );
 
     plant.send((primary, backup)).context("tell the reader")?;
-    let planted = loop {
+    loop {
         let seen = next()?;
         ensure!(
             seen.difference.pages.is_empty(),
             "before the planting: {:?}",
             seen.difference
         );
-        if !seen.planted.is_empty() {
-            break seen.planted;
+        if seen.has_planted {
+            break;
         }
-    };
-    let seen = next()?;
+    }
+    let difference = next()?.difference;
     ensure!(
-        seen.difference.bytes > 0
-            && seen
-                .difference
-                .pages
-                .iter()
-                .all(|page| planted.contains(page)),
-        "planted {planted:?}, seen {:?}",
-        seen.difference
+        difference.bytes > 0 && difference.pages.iter().all(|page| PLANTED.contains(page)),
+        "planted {PLANTED:?}, seen {difference:?}",
     );
-    println!(
-        "planted one byte in each of pages {planted:?}; seen: {:?}",
-        seen.difference
-    );
+    println!("planted one byte in each of pages {PLANTED:?}; seen: {difference:?}");
 
     let mut rounds = 1;
     while !next()?.difference.pages.is_empty() {

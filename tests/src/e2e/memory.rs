@@ -2,7 +2,6 @@
 //! Knows nothing of hashers, digests and written pages.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -69,29 +68,6 @@ impl Difference {
     }
 }
 
-/// A page, at or after `from`, that neither VM ever touched: both files have a hole there.
-pub fn untouched_page(first: &Path, second: &Path, from: u64) -> Result<u64> {
-    let (first, second) = (File::open(first)?, File::open(second)?);
-    let pages = first.metadata()?.len() / PAGE_BYTES as u64;
-    (from..pages)
-        .find(|page| {
-            [&first, &second]
-                .into_iter()
-                .all(|file| is_hole(file, *page))
-        })
-        .context("every page was touched")
-}
-
-fn is_hole(file: &File, page: u64) -> bool {
-    let Ok(offset) = i64::try_from(page * PAGE_BYTES as u64) else {
-        return false;
-    };
-    // SAFETY: lseek with plain numbers on a file that lives for the call.
-    let data = unsafe { libc::lseek(file.as_raw_fd(), offset, libc::SEEK_DATA) };
-    // No data at all after it: an error.
-    data < 0 || data >= offset + PAGE_BYTES as i64
-}
-
 /// Changes one byte of a page.
 pub fn flip_byte(ram: &Path, page: u64) -> Result<()> {
     let file = File::options().read(true).write(true).open(ram)?;
@@ -124,14 +100,6 @@ mod tests {
         flip_byte(&a, 768).unwrap();
         let difference = compare(&a, &b).unwrap();
         assert_eq!((difference.pages, difference.bytes), (vec![513, 768], 2));
-    }
-
-    #[test]
-    fn untouched_pages_are_holes_in_both() {
-        let (_folder, [a, b]) = memory(16 * PAGE_BYTES);
-        flip_byte(&a, 3).unwrap();
-        flip_byte(&b, 4).unwrap();
-        assert_eq!(untouched_page(&a, &b, 3).unwrap(), 5);
     }
 
     #[test]
