@@ -64,6 +64,14 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// Largest node id: a copy set is a 64-bit mask with bit 0 unused.
 pub const NODE_ID_MAX: u8 = 63;
 
+/// The guest's MTU: the specification's smallest, and the largest that network cards carry.
+pub const GUEST_MTU_MIN: u16 = 68;
+/// See [`GUEST_MTU_MIN`].
+pub const GUEST_MTU_MAX: u16 = 9216;
+
+/// Queue pairs of the guest's network card. One poll core serves them all.
+pub const QUEUE_PAIRS_MAX: u8 = 8;
+
 const _: () = assert!(CALL_TIMEOUT.as_millis() > PAUSE_GAP.as_millis());
 const _: () = assert!(MACHINE_TIMEOUT.as_millis() >= CALL_TIMEOUT.as_millis());
 const _: () = assert!(HTTP_HEAD_BYTES_MAX < HTTP_BODY_BYTES_MAX);

@@ -134,6 +134,27 @@ pub struct GuestConfig {
     pub mac: MacAddress,
     /// The vhost-user socket; default: `vhost.sock` in `state_dir`.
     pub socket: Option<PathBuf>,
+    /// Largest payload of a frame, as the guest is told.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// Pairs of a receive and a transmit queue.
+    #[serde(default = "default_queue_pairs")]
+    pub queue_pairs: u8,
+    /// Whether checksum and segmentation offloads are offered to the guest.
+    #[serde(default = "default_offloads")]
+    pub offloads: bool,
+}
+
+fn default_mtu() -> u16 {
+    1500
+}
+
+fn default_queue_pairs() -> u8 {
+    1
+}
+
+fn default_offloads() -> bool {
+    true
 }
 
 /// `[hasher]`: the hasher's process.

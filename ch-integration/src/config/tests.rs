@@ -91,6 +91,11 @@ fn a_replica_and_a_witness_are_read_with_their_defaults() {
     assert_eq!(config.vmm.as_ref().unwrap().vcpus, 1);
     assert_eq!(config.vmm.as_ref().unwrap().accel, Accel::Auto);
     assert!(config.debug.deliver_to_backup);
+    let guest = config.guest.as_ref().unwrap();
+    assert_eq!(
+        (guest.mtu, guest.queue_pairs, guest.offloads),
+        (1500, 1, true)
+    );
     assert_eq!(
         config.vhost_socket(),
         Path::new("/var/lib/plover/vm0/vhost.sock")
@@ -133,7 +138,9 @@ deliver_to_backup = false
 die_at_step = "staged"
 slice_pages = 64
 "#;
-    let text = format!("on_backup_loss = \"stall\"\n{}{more}", replica());
+    let card = "[guest]\nmtu = 9000\nqueue_pairs = 4\noffloads = false";
+    let text = replica().replace("[guest]", card);
+    let text = format!("on_backup_loss = \"stall\"\n{text}{more}");
     let config = parse(&text).unwrap();
     assert_eq!(config.on_backup_loss, OnBackupLoss::Stall);
     assert_eq!(config.debug.die_at_step.as_deref(), Some("staged"));
@@ -334,6 +341,16 @@ fn values_that_make_no_sense_are_named_with_a_fix() {
         &text,
         &["no station's Ethernet address", "make the first byte even"],
     );
+    let text = error_with("[guest]", "[guest]\nmtu = 9217\nqueue_pairs = 9");
+    assert_parts(
+        &text,
+        &[
+            "guest.mtu: 9217 is not possible; use 68 to 9216",
+            "guest.queue_pairs: 9 is not possible; use 1 to 8",
+        ],
+    );
+    let text = error_with("[guest]", "[guest]\nmtu = 67\nqueue_pairs = 0");
+    assert_parts(&text, &["guest.mtu: 67", "guest.queue_pairs: 0"]);
     let text = error_with("kind = \"qemu\"", "kind = \"xen\"");
     assert_parts(
         &text,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use plover_types::limits::GROUP_NODES;
 
-use super::{GroupConfig, NodeConfig, NodeKind, PortConfig, Problem, VmmConfig};
+use super::{GroupConfig, GuestConfig, NodeConfig, NodeKind, PortConfig, Problem, VmmConfig};
 use crate::limits;
 use crate::refuse;
 
@@ -16,6 +16,9 @@ pub(super) fn problems(config: &NodeConfig) -> Vec<Problem> {
     own_role(config, &mut found);
     port("replication.port", &config.replication.port, &mut found);
     clocks(config, &mut found);
+    if let Some(card) = &config.guest {
+        network_card(card, &mut found);
+    }
     if let Some(vmm) = &config.vmm {
         machine(vmm, &mut found);
     }
@@ -240,6 +243,25 @@ fn clocks(config: &NodeConfig, found: &mut Found) {
         "is below 16",
         "use 64",
     );
+}
+
+fn network_card(guest: &GuestConfig, found: &mut Found) {
+    let mtus = limits::GUEST_MTU_MIN..=limits::GUEST_MTU_MAX;
+    if !mtus.contains(&guest.mtu) {
+        found.add(
+            "guest.mtu",
+            format!("{} is not possible", guest.mtu),
+            format!("use {} to {}", mtus.start(), mtus.end()),
+        );
+    }
+    let pairs = 1..=limits::QUEUE_PAIRS_MAX;
+    if !pairs.contains(&guest.queue_pairs) {
+        found.add(
+            "guest.queue_pairs",
+            format!("{} is not possible", guest.queue_pairs),
+            format!("use 1 to {}", pairs.end()),
+        );
+    }
 }
 
 fn machine(vmm: &VmmConfig, found: &mut Found) {
