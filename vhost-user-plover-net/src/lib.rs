@@ -27,4 +27,4 @@ pub use error::{Refusal, ServerError};
 pub use event_fd::{EventFd, EventFdError};
 pub use guest_nic::{Delivery, FaultReport, GuestNic, NicState};
 pub use metrics::{ControlCounters, Counter, NicCounters};
-pub use ring::WrittenPages;
+pub use ring::{Direction, RingId, WrittenPages};

@@ -7,8 +7,14 @@ use plover_types::limits::{PACKET_BYTES_MAX, PACKET_BYTES_MIN, PAGE_BYTES};
 /// Descriptors in a ring. QEMU and Cloud Hypervisor default to 256 and allow up to 1024.
 pub const QUEUE_SIZE_MAX: u16 = 1024;
 
-/// Rings of the device: one receive, one transmit.
+/// Queue pairs of a card: one for each vCPU of a middling guest. A pair costs two rings to poll.
+pub const QUEUE_PAIRS_MAX: usize = 8;
+
+/// Rings offered to the VMM: those of one pair, a receive and a transmit ring.
 pub const RINGS: usize = 2;
+
+/// Fds that a card can be woken by: its mailbox, and the kicks of all its rings.
+pub const CARD_WAKE_FDS_MAX: usize = 1 + 2 * QUEUE_PAIRS_MAX;
 
 /// Descriptors in one chain, an indirect table's included. The specification forbids chains
 /// longer than the ring; a table may not make us read more than that.
@@ -64,6 +70,8 @@ pub const WORD_PAGES: u64 = u64::BITS as u64;
 pub const LOG_PAGE_BYTES: u64 = PAGE_BYTES as u64;
 
 const _: () = assert!(QUEUE_SIZE_MAX.is_power_of_two());
+const _: () = assert!(RINGS <= 2 * QUEUE_PAIRS_MAX);
+const _: () = assert!(QUEUE_PAIRS_MAX <= u8::MAX as usize);
 const _: () = assert!(FRAME_BYTES_MIN < FRAME_BYTES_MAX);
 const _: () = assert!(NET_HEADER_LEGACY_BYTES < NET_HEADER_BYTES);
 const _: () = assert!(LOG_PAGE_BYTES.is_power_of_two());

@@ -29,8 +29,8 @@ pub use channel::{PollCommand, PollConfig, PollEvent, PollSetup};
 use crate::event_fd::EventFd;
 use crate::guest_nic::{Delivery, GuestNic};
 use crate::limits::{
-    BURSTS_PER_TURN, IDLE_RINGS, IDLE_SYNC_INTERVAL, INTERRUPT_SLEEP, LINK_CHECK_INTERVAL,
-    QUIET_RINGS, SPIN, UNDELIVERED_ENTRIES_MAX,
+    BURSTS_PER_TURN, CARD_WAKE_FDS_MAX, IDLE_RINGS, IDLE_SYNC_INTERVAL, INTERRUPT_SLEEP,
+    LINK_CHECK_INTERVAL, QUIET_RINGS, SPIN, UNDELIVERED_ENTRIES_MAX,
 };
 use crate::path::admit::{self, Refused};
 use crate::path::announce::{Learned, SEND_AFTER};
@@ -38,8 +38,8 @@ use crate::path::ports::NodePort;
 use crate::record::DeliveryRecord;
 use crate::status::{PathCounters, Status};
 
-/// Fds that a sleeping core waits for: command bell, two ports, mailbox, two kicks.
-const WAITS_MAX: usize = 8;
+/// Fds that a sleeping core waits for: command bell, two ports, the card's.
+const WAITS_MAX: usize = 3 + CARD_WAKE_FDS_MAX;
 
 /// The poll core.
 pub struct PollCore {

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use thiserror::Error;
 
 use crate::event_fd::EventFd;
-use crate::limits::{CORE_ANSWER_TIMEOUT, MAILBOX_REQUESTS};
+use crate::limits::{CORE_ANSWER_TIMEOUT, MAILBOX_REQUESTS, QUEUE_PAIRS_MAX};
 use crate::ring::{GuestMap, RingFeatures, RingId, RingLayout, WrittenPages};
 
 /// What the control thread asks of the core.
@@ -54,13 +55,16 @@ pub struct RingSetup {
     pub call: Option<EventFd>,
 }
 
+/// Fds of all rings of a card: a kick and a call each.
+const RING_FDS_MAX: usize = 2 * 2 * QUEUE_PAIRS_MAX;
+
 /// What a command replaced. The control thread drops it.
 #[derive(Default)]
 pub struct Replaced {
     /// A former memory table.
     pub memory: Option<Memory>,
-    /// Fds of a ring.
-    pub fds: [Option<EventFd>; 4],
+    /// Fds of rings.
+    pub fds: ArrayVec<EventFd, RING_FDS_MAX>,
 }
 
 /// A command with the number that its answer will carry.

@@ -58,9 +58,7 @@ impl Session {
 
     /// The virtqueues of a connection are made in order.
     pub(super) fn next_ring(&self) -> Option<RingId> {
-        RingId::ALL
-            .get(self.rings_made.fetch_add(1, Ordering::Relaxed))
-            .copied()
+        RingId::from_index(self.rings_made.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Posts a command to the poll core and waits until it is done.

@@ -59,7 +59,7 @@ impl Slot {
     }
 
     /// Takes what the ring is to be run with. Returns fds of a former set-up.
-    pub(super) fn start(&mut self, setup: RingSetup) -> [Option<EventFd>; 4] {
+    pub(super) fn start(&mut self, setup: RingSetup) -> [Option<EventFd>; 2] {
         let (_, former) = self.stop();
         self.enabled = setup.enabled;
         self.setup = Some(setup);
@@ -138,11 +138,11 @@ impl Slot {
     }
 
     /// Back to nothing but the index where the ring stood. Returns its fds.
-    pub(super) fn stop(&mut self) -> (u16, [Option<EventFd>; 4]) {
+    pub(super) fn stop(&mut self) -> (u16, [Option<EventFd>; 2]) {
         self.running = None;
         self.fault = None;
         let fds = match self.setup.take() {
-            Some(setup) => [Some(setup.kick), setup.call, None, None],
+            Some(setup) => [Some(setup.kick), setup.call],
             None => Default::default(),
         };
         (self.last_index, fds)

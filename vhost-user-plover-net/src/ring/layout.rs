@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use super::fault::RingFault;
 use super::guest_map::{GuestMap, RegionHint};
-use crate::limits::{NET_HEADER_BYTES, NET_HEADER_LEGACY_BYTES, QUEUE_SIZE_MAX};
+use crate::limits::{NET_HEADER_BYTES, NET_HEADER_LEGACY_BYTES, QUEUE_PAIRS_MAX, QUEUE_SIZE_MAX};
 
 /// Bytes of a descriptor.
 pub const DESCRIPTOR_BYTES: u64 = 16;
@@ -19,35 +19,74 @@ pub const USED_ENTRY_BYTES: u64 = 8;
 /// Bytes of `used_event` and of `avail_event`.
 const EVENT_BYTES: u64 = 2;
 
-/// Which of the device's two rings.
+/// Which way a ring carries packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RingId {
-    /// Host to guest: virtqueue 0.
+pub enum Direction {
+    /// Host to guest.
     Receive,
-    /// Guest to host: virtqueue 1.
+    /// Guest to host.
     Transmit,
 }
 
+/// Which of the device's rings: a direction of a queue pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingId {
+    /// The queue pair, from 0.
+    pub pair: u8,
+    /// Which of its two rings.
+    pub direction: Direction,
+}
+
 impl RingId {
-    /// Both, in virtqueue order.
-    pub const ALL: [Self; 2] = [Self::Receive, Self::Transmit];
+    /// The receive ring of `pair`.
+    #[must_use]
+    pub const fn receive(pair: u8) -> Self {
+        Self {
+            pair,
+            direction: Direction::Receive,
+        }
+    }
+
+    /// The transmit ring of `pair`.
+    #[must_use]
+    pub const fn transmit(pair: u8) -> Self {
+        Self {
+            pair,
+            direction: Direction::Transmit,
+        }
+    }
+
+    /// The ring with virtqueue number `index`: even ones receive, odd ones transmit.
+    #[must_use]
+    pub const fn from_index(index: usize) -> Option<Self> {
+        if index >= 2 * QUEUE_PAIRS_MAX {
+            return None;
+        }
+        let pair = (index / 2) as u8;
+        Some(if index.is_multiple_of(2) {
+            Self::receive(pair)
+        } else {
+            Self::transmit(pair)
+        })
+    }
 
     /// Virtqueue number.
     #[must_use]
     pub const fn index(self) -> usize {
-        match self {
-            Self::Receive => 0,
-            Self::Transmit => 1,
-        }
+        2 * self.pair as usize + self.direction as usize
     }
 }
 
 impl std::fmt::Display for RingId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Receive => "receive",
-            Self::Transmit => "transmit",
-        })
+        let direction = match self.direction {
+            Direction::Receive => "receive",
+            Direction::Transmit => "transmit",
+        };
+        match self.pair {
+            0 => f.write_str(direction),
+            pair => write!(f, "{direction} {pair}"),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ mod tests;
 
 pub use fault::RingFault;
 pub use guest_map::{GuestMap, OutsideMemory, RegionHint, VmmMemory};
-pub use layout::{RingFeatures, RingId, RingLayout};
+pub use layout::{Direction, RingFeatures, RingId, RingLayout};
 pub use receive::ReceiveScratch;
 pub use split::SplitRing;
 pub use transmit::{Taken, TransmitScratch};

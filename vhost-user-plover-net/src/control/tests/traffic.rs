@@ -311,6 +311,7 @@ fn memory_replaced_without_a_word_is_a_fault_and_a_resync_heals_it() {
             receive_runs: true,
             transmit_started: true,
             transmit_runs: true,
+            pairs_running: 1,
             ..NicState::default()
         }
     );

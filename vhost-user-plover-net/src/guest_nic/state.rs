@@ -1,0 +1,61 @@
+//! Where the card stands, for those who ask.
+
+use super::GuestNic;
+use super::slot::Slot;
+use crate::ring::{RingFault, RingId};
+
+/// A ring that was stopped by what guest memory held. For the control thread's log.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultReport {
+    /// Which ring.
+    pub ring: RingId,
+    /// Why.
+    pub fault: RingFault,
+}
+
+/// Where the card stands. "The" rings are those of pair 0, which every driver starts first; the
+/// faults are the first of any pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NicState {
+    /// A VMM is connected.
+    pub connected: bool,
+    /// There is a memory table.
+    pub has_memory: bool,
+    /// No access to guest memory until thawed.
+    pub frozen: bool,
+    /// The VMM has started the receive ring.
+    pub receive_started: bool,
+    /// The receive ring takes packets.
+    pub receive_runs: bool,
+    /// The VMM has started the transmit ring.
+    pub transmit_started: bool,
+    /// The transmit ring gives packets.
+    pub transmit_runs: bool,
+    /// Queue pairs with both rings running.
+    pub pairs_running: u8,
+    /// Why a receive ring was stopped, if by a fault.
+    pub receive_fault: Option<RingFault>,
+    /// Why a transmit ring was stopped, if by a fault.
+    pub transmit_fault: Option<RingFault>,
+}
+
+impl GuestNic {
+    /// Where the card stands.
+    #[must_use]
+    pub fn state(&self) -> NicState {
+        let first = &self.pairs[0];
+        let running = |pair: &&super::Pair| pair.slots().into_iter().all(Slot::runs);
+        NicState {
+            connected: self.connected,
+            has_memory: self.memory.is_some(),
+            frozen: self.frozen,
+            receive_started: first.receive.is_started(),
+            receive_runs: first.receive.runs(),
+            transmit_started: first.transmit.is_started(),
+            transmit_runs: first.transmit.runs(),
+            pairs_running: self.used().iter().filter(running).count() as u8,
+            receive_fault: self.used().iter().find_map(|pair| pair.receive.fault()),
+            transmit_fault: self.used().iter().find_map(|pair| pair.transmit.fault()),
+        }
+    }
+}
