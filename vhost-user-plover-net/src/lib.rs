@@ -14,6 +14,7 @@ pub mod poll;
 pub mod record;
 pub mod ring;
 pub mod status;
+mod wait;
 
 #[cfg(test)]
 mod test_driver;

@@ -8,7 +8,6 @@
 mod channel;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,8 +15,6 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use dpdk_config::Mbuf;
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
 use plover_types::{Mode, PacketBurst, PacketBurstBuilder, Position, SyncId};
 use replication::core::{Action, Event};
 use replication::epoch::{CopyCommand, LocalCopy, Side};
@@ -29,17 +26,15 @@ pub use channel::{PollCommand, PollConfig, PollEvent, PollSetup};
 use crate::event_fd::EventFd;
 use crate::guest_nic::{Delivery, GuestNic};
 use crate::limits::{
-    BURSTS_PER_TURN, CARD_WAKE_FDS_MAX, IDLE_RINGS, IDLE_SYNC_INTERVAL, INTERRUPT_SLEEP,
-    LINK_CHECK_INTERVAL, QUIET_RINGS, SPIN, UNDELIVERED_ENTRIES_MAX,
+    BURSTS_PER_TURN, IDLE_RINGS, IDLE_SYNC_INTERVAL, INTERRUPT_SLEEP, LINK_CHECK_INTERVAL,
+    QUIET_RINGS, SPIN, UNDELIVERED_ENTRIES_MAX,
 };
 use crate::path::admit::{self, Refused};
 use crate::path::announce::{Learned, SEND_AFTER};
 use crate::path::ports::NodePort;
 use crate::record::DeliveryRecord;
 use crate::status::{PathCounters, Status};
-
-/// Fds that a sleeping core waits for: command bell, two ports, the card's.
-const WAITS_MAX: usize = 3 + CARD_WAKE_FDS_MAX;
+use crate::wait;
 
 /// The poll core.
 pub struct PollCore {
@@ -527,46 +522,20 @@ impl PollCore {
         self.bell.signal();
     }
 
-    /// Sleeps until a kick, a command, an interrupt of a port, or the bound: a tick where both
-    /// ports have interrupts, the configured sleep where one must be polled.
+    /// Sleeps until a kick, a command, an interrupt of a port, or the bound.
     fn sleep(&mut self) {
-        if let Some(nic) = &mut self.nic
-            && !nic.prepare_sleep()
-        {
-            return;
-        }
-        let uplink = self
-            .uplink
-            .as_ref()
-            .map(|uplink| uplink.port().rx_interrupt_fd());
-        let replication = self.replication.port().rx_interrupt_fd();
-        let all_interrupt = replication.is_some() && uplink.is_none_or(|fd| fd.is_some());
-        let longest = if all_interrupt {
-            INTERRUPT_SLEEP
-        } else {
-            self.config.idle_sleep
-        };
-        let mut waits = ArrayVec::<RawFd, WAITS_MAX>::new();
-        waits.push(self.wake.as_raw_fd());
-        waits.extend(replication);
-        waits.extend(uplink.flatten());
-        if let Some(nic) = &self.nic {
-            waits.extend(nic.wake_fds());
-        }
-        let mut fds: ArrayVec<PollFd<'_>, WAITS_MAX> = waits
-            .iter()
-            .map(|fd| {
-                // SAFETY: the fds belong to the card, the ports and the bell, which this core owns
-                // and does not touch until ppoll returns.
-                let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-                PollFd::new(fd, PollFlags::POLLIN)
-            })
-            .collect();
-        // A signal or an error only ends the sleep early.
-        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(longest)), None);
-        self.wake.drain();
-        if let Some(nic) = &mut self.nic {
-            nic.after_sleep();
-        }
+        let mut interrupts = ArrayVec::<_, 2>::new();
+        interrupts.push(self.replication.port().rx_interrupt_fd());
+        interrupts.extend(
+            self.uplink
+                .as_ref()
+                .map(|uplink| uplink.port().rx_interrupt_fd()),
+        );
+        wait::sleep(
+            self.nic.as_mut(),
+            &interrupts,
+            &self.wake,
+            self.config.idle_sleep,
+        );
     }
 }
