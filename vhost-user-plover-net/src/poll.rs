@@ -26,8 +26,8 @@ pub use channel::{PollCommand, PollConfig, PollEvent, PollSetup};
 use crate::event_fd::EventFd;
 use crate::guest_nic::{Delivery, GuestNic};
 use crate::limits::{
-    BURSTS_PER_TURN, IDLE_RINGS, IDLE_SYNC_INTERVAL, INTERRUPT_SLEEP, LINK_CHECK_INTERVAL,
-    QUIET_RINGS, SPIN, UNDELIVERED_ENTRIES_MAX,
+    BURSTS_PER_TURN, IDLE_RINGS, IDLE_SYNC_INTERVAL, LINK_CHECK_INTERVAL, QUIET_RINGS, SPIN,
+    UNDELIVERED_ENTRIES_MAX,
 };
 use crate::path::admit::{self, Refused};
 use crate::path::announce::{Learned, SEND_AFTER};
