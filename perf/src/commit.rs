@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use plover_types::{NodeId, PacketBurst, PacketBurstBuilder};
+use plover_types::{NodeId, Offload, PacketBurst, PacketBurstBuilder};
 use replication::core::{Action, Core, CoreConfig, Event, NodeSpec};
 use replication::epoch::{CopyCommand, CopyEvent};
 use replication::plan::OnBackupLoss;
@@ -37,12 +37,11 @@ pub fn run(entries: usize, rounds: usize) -> Result<Vec<Row>> {
 fn burst(packets: usize) -> Result<PacketBurst> {
     let mut builder = PacketBurstBuilder::new();
     for _ in 0..packets {
-        ensure!(
-            builder.push(&[7; PACKET_BYTES]),
-            "a burst takes {packets} packets"
-        );
+        builder.push(0, Offload::PLAIN, &[7; PACKET_BYTES])?;
     }
-    builder.finish().context("an empty burst")
+    let burst = builder.finish().context("an empty burst")?;
+    ensure!(builder.is_empty(), "{packets} packets do not fit one entry");
+    Ok(burst)
 }
 
 struct Group {

@@ -16,7 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use plover_types::limits::GROUP_NODES;
 use plover_types::{
-    Generation, LogEntry, LogIndex, Mode, NodeId, PacketBurst, Position, SyncId, SyncKind, Term,
+    Generation, LogEntry, LogIndex, Mode, NodeId, Packet, PacketBurst, Position, SyncId, SyncKind,
+    Term,
 };
 use raft::eraftpb::{Entry, HardState, Message};
 use raft::{RawNode, StateRole};
@@ -258,7 +259,7 @@ impl Core {
     /// Offers committed packets in order; see [`InputCursor::deliver`].
     ///
     /// A copy whose next input is no longer in the log missed it, and is void.
-    pub fn deliver(&mut self, give: impl FnMut(Position, &[u8]) -> bool) -> usize {
+    pub fn deliver(&mut self, give: impl FnMut(Position, &Packet<'_>) -> bool) -> usize {
         let store = self.raft.raft.raft_log.store();
         if self.cursor.position().index < store.first() && self.copy.can_serve() {
             self.counters.input_missed += 1;

@@ -3,7 +3,7 @@
 //! The log itself is the queue, so that a copy can go back to an earlier position after a sync.
 
 use bytes::Bytes;
-use plover_types::{LogEntry, LogIndex, PacketBurst, Position};
+use plover_types::{LogEntry, LogIndex, Packet, PacketBurst, Position};
 
 /// Walks the input entries of a log in order.
 #[derive(Debug, Default)]
@@ -17,11 +17,6 @@ pub struct InputCursor {
     barrier: Option<LogIndex>,
 }
 
-/// Bytes before the first packet of an encoded burst: kind and count.
-const BURST_HEADER: usize = 2;
-/// Bytes of a packet's length.
-const LENGTH_BYTES: usize = 2;
-
 impl InputCursor {
     /// The next packet to deliver.
     #[must_use]
@@ -33,7 +28,7 @@ impl InputCursor {
     pub fn seek(&mut self, position: Position) {
         self.position = Position::start_of(position.index);
         self.burst = None;
-        self.offset = BURST_HEADER;
+        self.offset = PacketBurst::FIRST_OFFSET;
         // Skipping to the packet happens when the entry is first read.
         self.position.packet = position.packet;
     }
@@ -71,7 +66,7 @@ impl InputCursor {
         &mut self,
         applied: LogIndex,
         entry: impl Fn(LogIndex) -> Option<Bytes>,
-        mut give: impl FnMut(Position, &[u8]) -> bool,
+        mut give: impl FnMut(Position, &Packet<'_>) -> bool,
     ) -> usize {
         let limit = self.limit(applied);
         let mut given = 0;
@@ -81,18 +76,15 @@ impl InputCursor {
                 continue;
             }
             let Some(burst) = &self.burst else { continue };
-            let bytes = burst.encoded();
-            let Some((length, rest)) = bytes[self.offset..].split_first_chunk::<LENGTH_BYTES>()
-            else {
+            let Some((packet, next)) = burst.packet_at(self.offset) else {
                 self.next_entry();
                 continue;
             };
-            let length = usize::from(u16::from_le_bytes(*length));
-            if !give(self.position, &rest[..length]) {
+            if !give(self.position, &packet) {
                 break;
             }
             given += 1;
-            self.offset += LENGTH_BYTES + length;
+            self.offset = next;
             self.position.packet += 1;
         }
         given
@@ -106,13 +98,13 @@ impl InputCursor {
         let Ok(LogEntry::Input(burst)) = LogEntry::decode(&bytes) else {
             return false;
         };
-        let skip = self.position.packet as usize;
-        self.offset = BURST_HEADER
-            + burst
-                .iter()
-                .take(skip)
-                .map(|packet| LENGTH_BYTES + packet.len())
-                .sum::<usize>();
+        self.offset = PacketBurst::FIRST_OFFSET;
+        for _ in 0..self.position.packet {
+            let Some((_, next)) = burst.packet_at(self.offset) else {
+                break;
+            };
+            self.offset = next;
+        }
         self.burst = Some(burst);
         true
     }
@@ -120,7 +112,7 @@ impl InputCursor {
     fn next_entry(&mut self) {
         self.position = Position::start_of(self.position.index.next());
         self.burst = None;
-        self.offset = BURST_HEADER;
+        self.offset = PacketBurst::FIRST_OFFSET;
     }
 }
 
@@ -128,7 +120,7 @@ impl InputCursor {
 mod tests {
     use std::collections::BTreeMap;
 
-    use plover_types::{Generation, PacketBurstBuilder, SyncKind};
+    use plover_types::{Generation, Offload, PacketBurstBuilder, SyncKind};
 
     use super::*;
 
@@ -136,7 +128,9 @@ mod tests {
         let burst = |bytes: &[u8]| {
             let mut builder = PacketBurstBuilder::new();
             for byte in bytes {
-                builder.push(&[*byte; 20]);
+                builder
+                    .push(0, Offload::PLAIN, &[*byte; 20])
+                    .expect("valid");
             }
             builder.finish().expect("not empty").encoded().clone()
         };
@@ -161,7 +155,7 @@ mod tests {
                 if got.len() == room {
                     return false;
                 }
-                got.push(packet[0]);
+                got.push(packet.bytes[0]);
                 true
             },
         );

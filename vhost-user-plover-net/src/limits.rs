@@ -26,8 +26,8 @@ pub const NET_HEADER_BYTES: usize = 12;
 /// Bytes in a virtio-net header of a legacy driver without mergeable buffers.
 pub const NET_HEADER_LEGACY_BYTES: usize = 10;
 
-/// Bytes in the longest frame taken from or given to the guest.
-pub const FRAME_BYTES_MAX: usize = PACKET_BYTES_MAX;
+/// Bytes in the longest frame taken from or given to the guest: MTU 1500 and one VLAN tag.
+pub const FRAME_BYTES_MAX: usize = 1518;
 
 /// Bytes in the shortest frame taken from the guest.
 pub const FRAME_BYTES_MIN: usize = PACKET_BYTES_MIN;
@@ -73,6 +73,7 @@ const _: () = assert!(QUEUE_SIZE_MAX.is_power_of_two());
 const _: () = assert!(RINGS <= 2 * QUEUE_PAIRS_MAX);
 const _: () = assert!(QUEUE_PAIRS_MAX <= u8::MAX as usize);
 const _: () = assert!(FRAME_BYTES_MIN < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX <= PACKET_BYTES_MAX);
 const _: () = assert!(NET_HEADER_LEGACY_BYTES < NET_HEADER_BYTES);
 const _: () = assert!(LOG_PAGE_BYTES.is_power_of_two());
 const _: () = assert!(GUEST_ADDRESS_END_MAX.is_multiple_of(LOG_PAGE_BYTES * WORD_PAGES));

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use dpdk_config::Mbuf;
-use plover_types::{Mode, PacketBurst, PacketBurstBuilder, Position, SyncId};
+use plover_types::{Mode, Offload, PacketBurst, PacketBurstBuilder, Position, SyncId};
 use replication::core::{Action, Event};
 use replication::epoch::{CopyCommand, LocalCopy, Side};
 use replication::node::Node;
@@ -269,7 +269,7 @@ impl PollCore {
                 Ok(()) if !may_propose => counters.dropped_not_primary += 1,
                 Ok(()) if !has_room => counters.dropped_no_room += 1,
                 Ok(()) => {
-                    if burst.push(frame) {
+                    if burst.push(0, Offload::PLAIN, frame).is_ok() {
                         counters.admitted += 1;
                     } else {
                         counters.dropped_length += 1;
@@ -345,7 +345,7 @@ impl PollCore {
         }
         let record = &mut self.record;
         let given = core.deliver(|position, packet| {
-            let is_delivered = nic.deliver(packet) == Delivery::Delivered;
+            let is_delivered = nic.deliver(packet.bytes) == Delivery::Delivered;
             if is_delivered && let Some(record) = record {
                 record.note(position, packet);
             }

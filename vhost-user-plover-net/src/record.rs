@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use plover_types::Position;
+use plover_types::{Packet, Position};
 
 /// A file with a JSON line for each delivered packet.
 #[derive(Debug)]
@@ -20,16 +20,17 @@ impl DeliveryRecord {
         File::create(path).map(|file| Self(BufWriter::new(file)))
     }
 
-    /// Notes a packet: its place in the log, its length and CRC32C.
-    pub fn note(&mut self, position: Position, packet: &[u8]) {
+    /// Notes a packet: its place in the log, its queue pair, its length and CRC32C.
+    pub fn note(&mut self, position: Position, packet: &Packet<'_>) {
         // A full disk must not stop delivery; the test that reads the file will miss the line.
         let _ = writeln!(
             self.0,
-            r#"{{"index":{},"packet":{},"bytes":{},"crc32c":{}}}"#,
+            r#"{{"index":{},"packet":{},"pair":{},"bytes":{},"crc32c":{}}}"#,
             position.index,
             position.packet,
-            packet.len(),
-            crc32c::crc32c(packet),
+            packet.pair,
+            packet.bytes.len(),
+            crc32c::crc32c(packet.bytes),
         );
     }
 

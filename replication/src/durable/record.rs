@@ -27,7 +27,7 @@ use raft::eraftpb::{Entry, HardState};
 use super::{Owner, SnapshotState};
 use crate::wire::GroupId;
 
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 pub(super) const HEADER_BYTES: usize = 28;
 const MARK: [u8; 4] = *b"PLVR";
 const END: u8 = 7;

@@ -2,7 +2,7 @@
 //!
 //! | kind | message | body after term u64 |
 //! |---|---|---|
-//! | 1 | append | log term, index, commit, count u16, then per entry: term u64, length u16, data |
+//! | 1 | append | log term, index, commit, count u16, then per entry: term u64, length u32, data |
 //! | 2 | append response | index, commit, reject u8, reject hint, log term, request snapshot |
 //! | 3 | heartbeat | commit, context |
 //! | 4 | heartbeat response | commit, context |
@@ -128,7 +128,8 @@ fn encode_entries(message: &Message, out: &mut BytesMut) -> Result<(), EncodeErr
             return Err(EncodeError::Field("entries"));
         }
         out.put_u64_le(entry.term);
-        out.put_u16_le(bounded_length("entry", entry.data.len(), ENTRY_BYTES_MAX)?);
+        let length: u32 = bounded_length("entry", entry.data.len(), ENTRY_BYTES_MAX)?;
+        out.put_u32_le(length);
         out.put_slice(&entry.data);
     }
     Ok(())
@@ -253,7 +254,7 @@ fn decode_append(message: &mut Message, fields: &mut Fields) -> Result<(), WireE
 
 fn decode_entry(index: u64, fields: &mut Fields) -> Result<Entry, WireError> {
     let term = fields.positive("entry term")?;
-    let length = usize::from(fields.u16()?);
+    let length = fields.u32()? as usize;
     let entry = Entry {
         index,
         term,

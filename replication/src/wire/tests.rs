@@ -209,7 +209,10 @@ fn every_changed_byte_is_refused_or_reads_back_as_it_is() {
 
 #[test]
 fn entry_and_snapshot_data_share_the_message() {
-    for (sent, at) in [(append(), BODY_AT + 26 + 10), (snapshot(), BODY_AT + 44)] {
+    for (sent, at) in [
+        (append(), BODY_AT + 26 + limits::ENTRY_HEADER_BYTES),
+        (snapshot(), BODY_AT + 44),
+    ] {
         let bytes = encoded(&envelope(Body::Raft(sent)));
         let Body::Raft(got) = decoded(bytes.clone()).unwrap().body else {
             panic!("not a Raft message");
@@ -250,7 +253,7 @@ fn kinds_that_nodes_do_not_send_are_refused_by_name() {
 #[test]
 fn strangers_other_groups_and_other_versions_are_refused() {
     let refused = |change: &dyn Fn(&mut Vec<u8>)| tampered(append(), change).unwrap_err();
-    assert_eq!(refused(&|bytes| bytes[0] = 2), WireError::Version(2));
+    assert_eq!(refused(&|bytes| bytes[0] = 1), WireError::Version(1));
     assert_eq!(refused(&|bytes| bytes[2] = 0xee), WireError::Group(0xfeee));
     assert_eq!(refused(&|bytes| bytes[10] = 9), WireError::From(NodeId(9)));
     assert_eq!(refused(&|bytes| bytes[10] = 1), WireError::From(OWN));
@@ -315,7 +318,9 @@ fn entries_that_go_back_in_term_or_past_the_message_are_refused() {
 
 #[test]
 fn an_entry_that_is_no_log_entry_is_refused() {
-    let result = tampered(append(), |bytes| bytes[BODY_AT + 26 + 10] = 77);
+    let result = tampered(append(), |bytes| {
+        bytes[BODY_AT + 26 + limits::ENTRY_HEADER_BYTES] = 77;
+    });
     let source = EntryError::Kind(77);
     assert_eq!(result, Err(WireError::Entry { index: 11, source }));
 }
@@ -332,9 +337,12 @@ fn a_count_larger_than_the_message_is_refused() {
         tampered(append(), many(4)),
         Err(WireError::Short { .. })
     ));
+    let control_entry_bytes = 9;
     assert_eq!(
         tampered(append(), many(2)),
-        Err(WireError::Trailing(29 - 9))
+        Err(WireError::Trailing(
+            limits::ENTRY_HEADER_BYTES + control_entry_bytes + 1
+        ))
     );
     assert_eq!(field_of(tampered(append(), many(u16::MAX))), "entry count");
 }

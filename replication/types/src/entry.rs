@@ -4,7 +4,7 @@
 //!
 //! | kind | entry | body |
 //! |---|---|---|
-//! | 1 | input | count u8, then per packet: length u16, bytes |
+//! | 1 | input | count u8, then the packets: see `burst` |
 //! | 2 | role | generation u64, primary u64, mode u8, valid copies u64, id bits |
 //! | 3 | sync begin | generation u64, kind u8 |
 //! | 4 | sync end | generation u64, sync u64, position (u64, u32), certificate 16 bytes |
@@ -16,10 +16,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{ENTRY_BYTES_MAX, ENTRY_PACKETS_MAX, PACKET_BYTES_MAX, PACKET_BYTES_MIN};
-use crate::{Certificate, Generation, LogIndex, NodeId, Position, SyncId};
+use crate::burst::{KIND_INPUT, PacketBurst};
+use crate::limits::ENTRY_BYTES_MAX;
+use crate::{Certificate, Generation, LogIndex, NodeId, OffloadError, Position, SyncId};
 
-const KIND_INPUT: u8 = 1;
 const KIND_ROLE: u8 = 2;
 const KIND_SYNC_BEGIN: u8 = 3;
 const KIND_SYNC_END: u8 = 4;
@@ -52,6 +52,15 @@ pub enum EntryError {
         field: &'static str,
         /// What it holds.
         value: u64,
+    },
+    /// A packet's offload does not fit the packet.
+    #[error("packet {packet} of a log entry")]
+    Offload {
+        /// Number of the packet in the entry, from 0.
+        packet: usize,
+        /// What is wrong with it.
+        #[source]
+        source: OffloadError,
     },
 }
 
@@ -132,106 +141,6 @@ pub enum SyncKind {
     Fill,
 }
 
-/// The packets of one input entry: a checked view of the entry's bytes, no copies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PacketBurst {
-    /// The whole encoded entry, kind byte included.
-    encoded: Bytes,
-}
-
-impl PacketBurst {
-    /// Packets in the burst, 1 to [`ENTRY_PACKETS_MAX`].
-    #[must_use]
-    pub fn len(&self) -> usize {
-        usize::from(self.encoded[1])
-    }
-
-    /// Always false: an entry without packets is refused when it is decoded.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The packets, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &self.encoded[2..];
-        std::iter::from_fn(move || {
-            let (header, tail) = rest.split_first_chunk::<2>()?;
-            let (packet, next) = tail.split_at(usize::from(u16::from_le_bytes(*header)));
-            rest = next;
-            Some(packet)
-        })
-    }
-
-    /// The entry's bytes, ready to be proposed.
-    #[must_use]
-    pub fn encoded(&self) -> &Bytes {
-        &self.encoded
-    }
-}
-
-/// Collects a burst and encodes it in place: one allocation an entry, none a packet.
-#[derive(Debug)]
-pub struct PacketBurstBuilder {
-    buffer: BytesMut,
-}
-
-impl Default for PacketBurstBuilder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl PacketBurstBuilder {
-    /// An empty burst.
-    #[must_use]
-    pub fn new() -> Self {
-        let mut buffer = BytesMut::new();
-        buffer.put_slice(&[KIND_INPUT, 0]);
-        Self { buffer }
-    }
-
-    /// Packets collected so far.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        usize::from(self.buffer[1])
-    }
-
-    /// Whether no packet was collected.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Adds a packet. Returns false, and adds nothing, if the burst is full or the packet's
-    /// length is outside [`PACKET_BYTES_MIN`]..=[`PACKET_BYTES_MAX`].
-    pub fn push(&mut self, packet: &[u8]) -> bool {
-        if self.len() == ENTRY_PACKETS_MAX
-            || !(PACKET_BYTES_MIN..=PACKET_BYTES_MAX).contains(&packet.len())
-        {
-            return false;
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "PACKET_BYTES_MAX fits a u16"
-        )]
-        self.buffer.put_u16_le(packet.len() as u16);
-        self.buffer.put_slice(packet);
-        self.buffer[1] += 1;
-        true
-    }
-
-    /// The burst, or nothing if it is empty; the builder starts anew.
-    pub fn finish(&mut self) -> Option<PacketBurst> {
-        if self.is_empty() {
-            return None;
-        }
-        let encoded = self.buffer.split().freeze();
-        self.buffer.put_slice(&[KIND_INPUT, 0]);
-        Some(PacketBurst { encoded })
-    }
-}
-
 /// One entry of the input log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogEntry {
@@ -272,7 +181,7 @@ impl LogEntry {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
         match self {
-            Self::Input(burst) => return burst.encoded.clone(),
+            Self::Input(burst) => return burst.encoded().clone(),
             Self::Role(role) => {
                 out.put_u8(KIND_ROLE);
                 out.put_u64_le(role.generation.0);
@@ -323,12 +232,7 @@ impl LogEntry {
         }
         let mut body = Body { bytes, at: 0 };
         let entry = match body.u8()? {
-            KIND_INPUT => {
-                check_packets(&mut body)?;
-                Self::Input(PacketBurst {
-                    encoded: bytes.clone(),
-                })
-            }
+            KIND_INPUT => return PacketBurst::decode(bytes).map(Self::Input),
             KIND_ROLE => Self::Role(RoleEntry {
                 generation: Generation(body.u64()?),
                 primary: NodeId(body.in_range("primary", 1..=63)?),
@@ -369,23 +273,8 @@ impl LogEntry {
     }
 }
 
-fn field(field: &'static str, value: u64) -> EntryError {
+pub(crate) fn field(field: &'static str, value: u64) -> EntryError {
     EntryError::Field { field, value }
-}
-
-fn check_packets(body: &mut Body<'_>) -> Result<(), EntryError> {
-    let count = body.u8()?;
-    if count == 0 || usize::from(count) > ENTRY_PACKETS_MAX {
-        return Err(field("packet count", count.into()));
-    }
-    for _ in 0..count {
-        let length = u16::from_le_bytes(body.array()?);
-        if !(PACKET_BYTES_MIN..=PACKET_BYTES_MAX).contains(&usize::from(length)) {
-            return Err(field("packet length", length.into()));
-        }
-        body.skip(length.into())?;
-    }
-    Ok(())
 }
 
 /// Reads the fields of an entry, never past its end.
@@ -447,14 +336,6 @@ mod tests {
 
     use super::*;
 
-    fn burst(packets: &[&[u8]]) -> PacketBurst {
-        let mut builder = PacketBurstBuilder::new();
-        for packet in packets {
-            assert!(builder.push(packet));
-        }
-        builder.finish().expect("not empty")
-    }
-
     #[test]
     fn control_entries_survive_their_byte_form() {
         let entries = [
@@ -494,32 +375,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_burst_keeps_its_packets_in_order() {
-        let first = [1u8; 14];
-        let second = [2u8; 1518];
-        let burst = burst(&[&first, &second]);
-        let LogEntry::Input(read) = LogEntry::decode(burst.encoded()).expect("valid") else {
-            panic!("not an input entry");
-        };
-        assert_eq!(read.iter().collect::<Vec<_>>(), [&first[..], &second[..]]);
-    }
-
-    #[test]
-    fn a_builder_refuses_what_an_entry_cannot_hold() {
-        let mut builder = PacketBurstBuilder::new();
-        assert!(builder.finish().is_none());
-        assert!(!builder.push(&[0; PACKET_BYTES_MIN - 1]));
-        assert!(!builder.push(&[0; PACKET_BYTES_MAX + 1]));
-        for _ in 0..ENTRY_PACKETS_MAX {
-            assert!(builder.push(&[0; PACKET_BYTES_MAX]));
-        }
-        assert!(!builder.push(&[0; PACKET_BYTES_MIN]));
-        let burst = builder.finish().expect("full");
-        assert_eq!(burst.encoded().len(), ENTRY_BYTES_MAX);
-        assert!(LogEntry::decode(burst.encoded()).is_ok());
-    }
-
     proptest! {
         #[test]
         fn no_bytes_make_decode_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -527,16 +382,6 @@ mod tests {
             if let Ok(entry) = LogEntry::decode(&bytes) {
                 prop_assert_eq!(entry.encode(), bytes);
             }
-        }
-
-        #[test]
-        fn a_changed_length_is_noticed(at in 1usize..4, value in any::<u8>()) {
-            let good = burst(&[&[1; 20], &[2; 30]]);
-            let mut bytes = good.encoded().to_vec();
-            let old = bytes[at];
-            bytes[at] = value;
-            let changed = LogEntry::decode(&Bytes::from(bytes));
-            prop_assert_eq!(changed.is_ok(), value == old);
         }
     }
 }

@@ -3,13 +3,15 @@
 //! What lives here: newtypes for everything that is counted or indexed, the entries of the
 //! input log and their byte form. What does not: any decision (see `replication`), any IO.
 
+mod burst;
 mod entry;
 mod index;
 pub mod limits;
+pub mod offload;
 
-pub use entry::{
-    CopySet, EntryError, LogEntry, Mode, PacketBurst, PacketBurstBuilder, RoleEntry, SyncKind,
-};
+pub use burst::{Packet, PacketBurst, PacketBurstBuilder};
+pub use entry::{CopySet, EntryError, LogEntry, Mode, RoleEntry, SyncKind};
 pub use index::{
     Certificate, Generation, LogIndex, NodeId, PageDigest, PageIndex, Position, SyncId, Term,
 };
+pub use offload::{Offload, OffloadError};

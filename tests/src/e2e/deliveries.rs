@@ -14,6 +14,8 @@ pub struct Delivery {
     pub index: u64,
     /// Its number in the entry.
     pub packet: u64,
+    /// Its queue pair.
+    pub pair: u8,
     /// Its length.
     pub bytes: u64,
     /// Of its bytes.
@@ -83,6 +85,7 @@ mod tests {
         let delivery = |(index, packet, crc32c): &(u64, u64, u32)| Delivery {
             index: *index,
             packet: *packet,
+            pair: 0,
             bytes: 60,
             crc32c: *crc32c,
         };

@@ -9,7 +9,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use plover_types::{LogEntry, LogIndex, Mode, NodeId, PacketBurstBuilder};
+use plover_types::limits::QUEUE_PAIRS_MAX;
+use plover_types::{LogEntry, LogIndex, Mode, NodeId, Offload, PacketBurstBuilder};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use replication::core::{Action, Core, CoreConfig, Event, NodeSpec, Notice, Persist};
@@ -486,7 +487,8 @@ impl World {
                 return false;
             }
             room -= 1;
-            let number = packet_number(packet);
+            let number = packet_number(packet.bytes);
+            assert_eq!(packet.pair, pair_of(number), "the log keeps the queue pair");
             violation = checker.given(own, vm.memory.len(), number).err();
             hold.push(vm.process(number, random));
             true
@@ -546,7 +548,8 @@ impl World {
         let mut builder = PacketBurstBuilder::new();
         let mut packet = [0u8; 64];
         packet[..8].copy_from_slice(&number.to_le_bytes());
-        builder.push(&packet);
+        let pushed = builder.push(pair_of(number), Offload::PLAIN, &packet);
+        debug_assert_eq!(pushed, Ok(()));
         let Some(burst) = builder.finish() else {
             return Ok(());
         };
@@ -634,6 +637,11 @@ fn index_of(node: NodeId) -> usize {
         .iter()
         .position(|spec| spec.id == node)
         .expect("messages go to members")
+}
+
+/// The queue pair that an uplink would choose for a packet.
+fn pair_of(number: u64) -> u8 {
+    (number % u64::from(QUEUE_PAIRS_MAX)) as u8
 }
 
 fn packet_number(packet: &[u8]) -> u64 {

@@ -1,7 +1,7 @@
 //! `admit`: the one place where input from the uplink is dropped. What passes is proposed,
 //! committed and delivered; it is never dropped later.
 
-use plover_types::limits::{PACKET_BYTES_MAX, PACKET_BYTES_MIN};
+use crate::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};
 
 /// Why a frame was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Refused {
 /// # Errors
 /// Why it is none for the guest.
 pub fn check(frame: &[u8], guest_mac: [u8; 6]) -> Result<(), Refused> {
-    if !(PACKET_BYTES_MIN..=PACKET_BYTES_MAX).contains(&frame.len()) {
+    if !(FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame.len()) {
         return Err(Refused::Length);
     }
     let is_group_address = frame[0] & 1 == 1;
@@ -50,10 +50,7 @@ mod tests {
         assert_eq!(check(&frame(GUEST, OTHER, 60), GUEST), Ok(()));
         assert_eq!(check(&frame([0xff; 6], OTHER, 60), GUEST), Ok(()));
         assert_eq!(
-            check(
-                &frame([1, 0, 0x5e, 0, 0, 1], OTHER, PACKET_BYTES_MAX),
-                GUEST
-            ),
+            check(&frame([1, 0, 0x5e, 0, 0, 1], OTHER, FRAME_BYTES_MAX), GUEST),
             Ok(())
         );
     }
@@ -69,11 +66,11 @@ mod tests {
             Err(Refused::FromGuest)
         );
         assert_eq!(
-            check(&frame(GUEST, OTHER, PACKET_BYTES_MIN)[..13], GUEST),
+            check(&frame(GUEST, OTHER, FRAME_BYTES_MIN)[..13], GUEST),
             Err(Refused::Length)
         );
         assert_eq!(
-            check(&frame(GUEST, OTHER, PACKET_BYTES_MAX + 1), GUEST),
+            check(&frame(GUEST, OTHER, FRAME_BYTES_MAX + 1), GUEST),
             Err(Refused::Length)
         );
         assert_eq!(check(&[], GUEST), Err(Refused::Length));
