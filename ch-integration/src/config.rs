@@ -1,9 +1,11 @@
 //! The configuration of a node: one TOML file per host.
 //!
-//! What lives here: the file's shape ([`NodeConfig`] and its sections), how it is read, and its
-//! errors. Whether it makes sense is checked in `validate`. Nothing is opened or started here.
+//! What lives here: the file's shapes ([`NodeConfig`] and its sections, [`PlainNicConfig`] with
+//! `replication = "off"`), how it is read, and its errors. Whether it makes sense is checked in
+//! `validate`. Nothing is opened or started here.
 
 mod mac;
+mod plain_nic;
 mod sections;
 mod validate;
 mod vmm;
@@ -11,9 +13,11 @@ mod vmm;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use mac::{MacAddress, MacAddressError};
+pub use plain_nic::{PlainNicConfig, ReplicationOff};
 pub use sections::{
     DebugConfig, EalConfig, GroupConfig, GuestConfig, HasherConfig, HugePages, NodeKind,
     OnBackupLoss, PeerConfig, PollConfig, PollMode, PortConfig, ReplicationConfig, SyncConfig,
@@ -22,6 +26,46 @@ pub use sections::{
 pub use vmm::{Accel, VmmConfig};
 
 use crate::limits;
+
+/// What a file describes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Config {
+    /// A node of a group.
+    Node(Box<NodeConfig>),
+    /// `replication = "off"`: a network card and nothing else.
+    PlainNic(Box<PlainNicConfig>),
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(path, &read(path)?)
+    }
+
+    /// Checks `text`, which errors attribute to `path`.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        // What is no TOML at all is told by the node's reader, with its line.
+        let table = text.parse::<toml::Table>().unwrap_or_default();
+        match table.get("replication") {
+            Some(toml::Value::String(word)) => {
+                check(path, validate::foreign_to_plain_nic(&table, word))?;
+                let config: PlainNicConfig = deserialize(path, text)?;
+                check(path, validate::plain_nic_problems(&config))?;
+                Ok(Self::PlainNic(Box::new(config)))
+            }
+            _ => Ok(Self::Node(Box::new(NodeConfig::parse(path, text)?))),
+        }
+    }
+
+    /// Where the node keeps its sockets and files.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        match self {
+            Self::Node(config) => &config.state_dir,
+            Self::PlainNic(config) => &config.state_dir,
+        }
+    }
+}
 
 /// The configuration of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,36 +110,14 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let fail = |source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let bytes = fs::metadata(path).map_err(fail)?.len();
-        if bytes > limits::CONFIG_BYTES_MAX {
-            return Err(ConfigError::TooLong {
-                path: path.to_owned(),
-                bytes,
-            });
-        }
-        let text = fs::read_to_string(path).map_err(fail)?;
-        Self::parse(path, &text)
+        Self::parse(path, &read(path)?)
     }
 
     /// Checks `text`, which errors attribute to `path`.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
-            path: path.to_owned(),
-            fix: fix_for(error.message()),
-            detail: error.to_string().trim_end().to_owned(),
-        })?;
-        let problems = validate::problems(&config);
-        if problems.is_empty() {
-            return Ok(config);
-        }
-        Err(ConfigError::Invalid {
-            path: path.to_owned(),
-            problems: Problems(problems),
-        })
+        let config: Self = deserialize(path, text)?;
+        check(path, validate::problems(&config))?;
+        Ok(config)
     }
 
     /// This node's entry in the group.
@@ -125,6 +147,39 @@ impl NodeConfig {
         };
         self.hasher.binary.clone().unwrap_or_else(beside)
     }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let fail = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = fs::metadata(path).map_err(fail)?.len();
+    if bytes > limits::CONFIG_BYTES_MAX {
+        return Err(ConfigError::TooLong {
+            path: path.to_owned(),
+            bytes,
+        });
+    }
+    fs::read_to_string(path).map_err(fail)
+}
+
+fn deserialize<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::Parse {
+        path: path.to_owned(),
+        fix: fix_for(error.message()),
+        detail: error.to_string().trim_end().to_owned(),
+    })
+}
+
+fn check(path: &Path, problems: Vec<Problem>) -> Result<(), ConfigError> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(ConfigError::Invalid {
+        path: path.to_owned(),
+        problems: Problems(problems),
+    })
 }
 
 /// Why a configuration can't be used.

@@ -392,3 +392,113 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
         Err(ConfigError::TooLong { .. })
     ));
 }
+
+const PLAIN: &str = r#"
+name = "nic0"
+state_dir = "/var/lib/plover/nic0"
+replication = "off"
+
+[uplink.port]
+vdev = "net_af_packet0,iface=eth1"
+
+[guest]
+mac = "02:00:00:00:00:10"
+"#;
+
+fn plain(text: &str) -> Result<PlainNicConfig, ConfigError> {
+    match Config::parse(Path::new("/etc/plover/nic0.toml"), text)? {
+        Config::PlainNic(config) => Ok(*config),
+        Config::Node(_) => panic!("read as a node of a group"),
+    }
+}
+
+#[test]
+fn with_replication_off_a_file_describes_a_card_and_nothing_else() {
+    let config = plain(PLAIN).unwrap();
+    assert_eq!(
+        config.vhost_socket(),
+        Path::new("/var/lib/plover/nic0/vhost.sock")
+    );
+    assert_eq!(config.poll, PollConfig::default());
+    let more = "[eal]\nhuge_pages = \"on\"\n[poll]\nmode = \"busy\"\ncore = 1\n";
+    let text = format!("{PLAIN}socket = \"/run/nic0.sock\"\nqueue_pairs = 2\nmtu = 9000\n{more}");
+    let config = plain(&text).unwrap();
+    assert_eq!(config.vhost_socket(), Path::new("/run/nic0.sock"));
+    assert_eq!(
+        (config.poll.mode, config.poll.core),
+        (PollMode::Busy, Some(1))
+    );
+    assert_eq!(plain(&toml::to_string(&config).unwrap()).unwrap(), config);
+    let parse = |text: &str| Config::parse(Path::new("/etc/plover/vm0.toml"), text);
+    assert!(matches!(parse(&replica()).unwrap(), Config::Node(_)));
+}
+
+#[test]
+fn with_replication_off_what_only_a_group_has_is_refused_by_name() {
+    let top = "id = 1\non_backup_loss = \"stall\"\n";
+    let text = format!("{top}{PLAIN}[group]\n[vmm]\n[hasher]\n[sync]\n[debug]\n");
+    let error = plain(&text).unwrap_err().to_string();
+    assert_parts(
+        &error,
+        &[
+            "/etc/plover/nic0.toml",
+            "id: is set, but a card without replication belongs to no group; remove id",
+            "on_backup_loss: is set",
+            "group: is set, but with replication off there are no other nodes; remove [group]",
+            "vmm: is set",
+            "hasher: is set",
+            "sync: is set",
+            "debug: is set",
+        ],
+    );
+    assert_eq!(error.lines().count(), 7, "{error}");
+    let error = plain(&PLAIN.replace("\"off\"", "\"on\"")).unwrap_err();
+    assert_parts(
+        &error.to_string(),
+        &["replication: \"on\" is not known", "use \"off\""],
+    );
+}
+
+#[test]
+fn a_card_without_replication_is_checked_as_a_replicas_is() {
+    let broken = [
+        ("name = \"nic0\"", "name = \"\"", "name: is empty"),
+        (
+            "/var/lib/plover/nic0",
+            "nic0",
+            "state_dir: is not an absolute path",
+        ),
+        (
+            "/var/lib/plover/nic0",
+            &"/long".repeat(30),
+            "guest.socket: is longer",
+        ),
+        (
+            "vdev = \"net_af_packet0,iface=eth1\"",
+            "mtu = 1500",
+            "uplink.port: names no device",
+        ),
+        (
+            "[guest]",
+            "[eal]\nmemory_mib = 8\n[guest]",
+            "eal.memory_mib: is below 16",
+        ),
+        (
+            "[guest]",
+            "[guest]\nqueue_pairs = 9",
+            "guest.queue_pairs: 9 is not possible",
+        ),
+        ("[guest]", "[guest]\nsocet = 1", "unknown field `socet`"),
+        (
+            "[guest]\nmac = \"02:00:00:00:00:10\"",
+            "",
+            "missing field `guest`",
+        ),
+        ("[guest]", "[gest]\n[guest]", "unknown field `gest`"),
+    ];
+    for (from, to, named) in broken {
+        assert!(PLAIN.contains(from), "{from:?} is not in the configuration");
+        let error = plain(&PLAIN.replace(from, to)).unwrap_err().to_string();
+        assert_parts(&error, &[named]);
+    }
+}

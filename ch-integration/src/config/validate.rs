@@ -1,10 +1,14 @@
 //! Whether a configuration that could be read makes sense. Each problem names its key and fix.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use plover_types::limits::GROUP_NODES;
 
-use super::{GroupConfig, GuestConfig, NodeConfig, NodeKind, PortConfig, Problem, VmmConfig};
+use super::{
+    EalConfig, GroupConfig, GuestConfig, NodeConfig, NodeKind, PlainNicConfig, PortConfig, Problem,
+    VmmConfig,
+};
 use crate::limits;
 use crate::refuse;
 
@@ -22,6 +26,60 @@ pub(super) fn problems(config: &NodeConfig) -> Vec<Problem> {
     if let Some(vmm) = &config.vmm {
         machine(vmm, &mut found);
     }
+    found.0
+}
+
+/// Keys of a replicated VM that a file with `replication` as a word has all the same, and a word
+/// that is none.
+pub(super) fn foreign_to_plain_nic(table: &toml::Table, word: &str) -> Vec<Problem> {
+    let mut found = Found::default();
+    found.require(
+        word == "off",
+        "replication",
+        &format!("{word:?} is not known"),
+        "use \"off\", or make it a section [replication] with a port",
+    );
+    for key in ["id", "on_backup_loss"] {
+        if table.contains_key(key) {
+            found.add(
+                key,
+                "is set, but a card without replication belongs to no group",
+                format!("remove {key}"),
+            );
+        }
+    }
+    for (section, why) in [
+        ("group", "there are no other nodes"),
+        ("vmm", "the VMM is started by hand"),
+        ("hasher", "no pages are compared"),
+        ("sync", "there is no other copy"),
+        ("debug", "it has switches of replication only"),
+    ] {
+        if table.contains_key(section) {
+            found.add(
+                section,
+                format!("is set, but with replication off {why}"),
+                format!("remove [{section}]"),
+            );
+        }
+    }
+    found.0
+}
+
+/// All that makes no sense in a card without replication.
+pub(super) fn plain_nic_problems(config: &PlainNicConfig) -> Vec<Problem> {
+    let mut found = Found::default();
+    found.require(
+        !config.name.is_empty(),
+        "name",
+        "is empty",
+        "name this card",
+    );
+    state_dir(&config.state_dir, &mut found);
+    port("uplink.port", &config.uplink.port, &mut found);
+    network_card(&config.guest, &mut found);
+    socket(&config.vhost_socket(), &mut found);
+    memory(&config.eal, &mut found);
     found.0
 }
 
@@ -57,8 +115,12 @@ fn names(config: &NodeConfig, found: &mut Found) {
         "is empty",
         "name the group",
     );
+    state_dir(&config.state_dir, found);
+}
+
+fn state_dir(path: &Path, found: &mut Found) {
     found.require(
-        config.state_dir.is_absolute(),
+        path.is_absolute(),
         "state_dir",
         "is not an absolute path",
         "write the whole path, from /",
@@ -173,9 +235,12 @@ fn own_role(config: &NodeConfig, found: &mut Found) {
     if let Some(uplink) = &config.uplink {
         port("uplink.port", &uplink.port, found);
     }
-    let socket_bytes = config.vhost_socket().as_os_str().len();
+    socket(&config.vhost_socket(), found);
+}
+
+fn socket(path: &Path, found: &mut Found) {
     found.require(
-        socket_bytes <= limits::SOCKET_PATH_BYTES_MAX,
+        path.as_os_str().len() <= limits::SOCKET_PATH_BYTES_MAX,
         "guest.socket",
         "is longer than a Unix socket's path may be (107 bytes)",
         "set state_dir or guest.socket to a shorter path",
@@ -237,8 +302,12 @@ fn clocks(config: &NodeConfig, found: &mut Found) {
         "is 0",
         "use 1 or more",
     );
+    memory(&config.eal, found);
+}
+
+fn memory(eal: &EalConfig, found: &mut Found) {
     found.require(
-        config.eal.memory_mib >= 16,
+        eal.memory_mib >= 16,
         "eal.memory_mib",
         "is below 16",
         "use 64",
