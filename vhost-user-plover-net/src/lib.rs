@@ -9,6 +9,7 @@ mod event_fd;
 mod guest_nic;
 pub mod limits;
 mod metrics;
+pub mod offload;
 pub mod path;
 pub mod poll;
 pub mod record;
