@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use plover_types::limits::GROUP_NODES;
+use plover_types::limits::GROUP_SIZES;
 use plover_types::{
     Generation, LogEntry, LogIndex, Mode, NodeId, Packet, PacketBurst, Position, SyncId, SyncKind,
     Term,
@@ -108,7 +108,7 @@ impl Core {
         now: Duration,
     ) -> Result<Self, CoreError> {
         let own = config.own;
-        if config.nodes.len() != GROUP_NODES {
+        if !GROUP_SIZES.contains(&config.nodes.len()) {
             return Err(CoreError::NodeCount(config.nodes.len()));
         }
         let place = config
@@ -118,6 +118,10 @@ impl Core {
             .chain(config.nodes.iter().filter(|node| !node.is_replica))
             .position(|node| node.id == own)
             .ok_or(CoreError::NotMember(own))?;
+        let is_alone = config.nodes.len() == 1;
+        if is_alone && (config.is_durable || !config.nodes[0].is_replica) {
+            return Err(CoreError::Alone(own));
+        }
         let mut group = GroupState::default();
         let mut applied = LogIndex(0);
         if let Some((index, _, data)) = storage.snapshot_data()
@@ -129,7 +133,11 @@ impl Core {
         }
         let raft_config = raft_config(&config, place, applied);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raft = RawNode::new(&raft_config, storage, &logger)?;
+        let mut raft = RawNode::new(&raft_config, storage, &logger)?;
+        if is_alone {
+            // There is no other vote to wait for, and no leader that could be heard.
+            raft.campaign()?;
+        }
         let lease = Lease::new(config.nodes.len(), config.tick, config.election_ticks);
         let timeout = config.tick * config.election_ticks;
         let withheld = timeout + timeout * CLOCK_DRIFT_PERMILLE / 1000 + config.tick;

@@ -7,6 +7,9 @@
 //! that (raft-rs, check-quorum), of which so many may come early ([`ticks`](crate::ticks)). From
 //! that the margin for clock drift is taken off. Check-quorum alone is no lease: it steps down up to a timeout too late.
 //!
+//! A group of one node has a quorum in itself: nobody else can ever win an election, and its lease
+//! does not end.
+//!
 //! What does not live here: who is leader. A lease only counts for a node that leads.
 
 use std::collections::VecDeque;
@@ -87,7 +90,7 @@ impl Lease {
     /// Whether the lease holds at `now`.
     #[must_use]
     pub fn holds(&self, now: Duration) -> bool {
-        now < self.until
+        self.acks_needed == 0 || now < self.until
     }
 
     /// The end of the lease, on the driver's clock.
@@ -105,6 +108,14 @@ mod tests {
 
     fn ms(value: u64) -> Duration {
         Duration::from_millis(value)
+    }
+
+    #[test]
+    fn a_group_of_one_holds_its_lease_without_a_round() {
+        let mut lease = Lease::new(1, TICK, 15);
+        assert!(lease.holds(ms(0)) && lease.holds(ms(1_000_000)));
+        lease.reset();
+        assert!(lease.holds(ms(5)));
     }
 
     #[test]

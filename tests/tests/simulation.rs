@@ -6,6 +6,7 @@ fn options(seed: u64) -> Options {
     let trace = std::env::var_os("PLOVER_SIM_TRACE").is_some();
     Options {
         seed,
+        nodes: 3,
         with_faults: true,
         sabotage: Sabotage::None,
         trace,
@@ -79,6 +80,21 @@ fn without_faults_the_first_primary_stays_and_syncs_go_on() {
         assert_eq!(outcome.roles, 2, "seed {seed}: boot, then protected");
         assert!(outcome.syncs > 50, "seed {seed}: {outcome:?}");
         assert!(outcome.answers > 1000, "seed {seed}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_replica_alone_serves_all_input_in_order_and_needs_no_sync() {
+    for seed in 0..20 {
+        let outcome = run(Options {
+            with_faults: false,
+            nodes: 1,
+            ..options(seed)
+        })
+        .expect("no violation");
+        assert_eq!((outcome.roles, outcome.syncs), (1, 0), "seed {seed}");
+        // Without messages from peers the client is only served between ticks.
+        assert!(outcome.answers > 800, "seed {seed}: {outcome:?}");
     }
 }
 

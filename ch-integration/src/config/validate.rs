@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use plover_types::limits::GROUP_NODES;
+use plover_types::limits::GROUP_NODES_MAX;
 
 use super::{
     EalConfig, GroupConfig, GuestConfig, NodeConfig, NodeKind, PlainNicConfig, PortConfig, Problem,
@@ -129,7 +129,7 @@ fn state_dir(path: &Path, found: &mut Found) {
 
 fn group(group: &GroupConfig, found: &mut Found) {
     let nodes = &group.nodes;
-    if nodes.len() != GROUP_NODES {
+    if nodes.len() != GROUP_NODES_MAX {
         let what = format!("lists {} nodes", nodes.len());
         found.add(
             "group.nodes",

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
-use plover_types::limits::GROUP_NODES;
+use plover_types::limits::GROUP_NODES_MAX;
 use plover_types::{LogEntry, LogIndex, NodeId, Term};
 use raft::StateRole;
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -51,7 +51,7 @@ impl Core {
     }
 
     pub(super) fn decide(&self) -> Plan {
-        let peers: ArrayVec<Peer<'_>, GROUP_NODES> = self
+        let peers: ArrayVec<Peer<'_>, GROUP_NODES_MAX> = self
             .peers
             .iter()
             .map(|peer| Peer {

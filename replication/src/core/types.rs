@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use plover_types::limits::GROUP_NODES;
+use plover_types::limits::GROUP_NODES_MAX;
 use plover_types::{LogIndex, NodeId, Position, RoleEntry, SyncId, Term};
 use raft::eraftpb::{Entry, HardState, Snapshot};
 
@@ -176,9 +176,13 @@ pub enum CoreError {
     /// This node is not a member.
     #[error("node {0} is not among the nodes of the group")]
     NotMember(NodeId),
-    /// The group has too many nodes.
-    #[error("a group has {GROUP_NODES} nodes, not {0}")]
+    /// The group has too many nodes, or two.
+    #[error("a group has 1 or {GROUP_NODES_MAX} nodes, not {0}")]
     NodeCount(usize),
+    /// A group of one node that is no replica, or that would come back with the input of a guest
+    /// that is gone.
+    #[error("node {0} is alone in its group: it must be a replica, with its log in memory")]
+    Alone(NodeId),
     /// The recovered snapshot is not one of ours.
     #[error("the stored snapshot of the group's state cannot be read; see docs/operations.md")]
     Snapshot,

@@ -16,7 +16,7 @@
 //! group's membership does not change.
 
 use bytes::{BufMut, BytesMut};
-use plover_types::limits::{ENTRY_BYTES_MAX, GROUP_NODES};
+use plover_types::limits::{ENTRY_BYTES_MAX, GROUP_NODES_MAX};
 use plover_types::{LogEntry, NodeId};
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 
@@ -145,7 +145,7 @@ fn encode_context(message: &Message, out: &mut BytesMut) -> Result<(), EncodeErr
 fn encode_snapshot(snapshot: &Snapshot, out: &mut BytesMut) -> Result<(), EncodeError> {
     let metadata = snapshot.get_metadata();
     let voters = &metadata.get_conf_state().voters;
-    if voters.len() != GROUP_NODES {
+    if voters.len() != GROUP_NODES_MAX {
         return Err(EncodeError::Field("voters"));
     }
     out.put_u64_le(metadata.index);
@@ -306,7 +306,7 @@ fn decode_snapshot(
             value: metadata.term,
         });
     }
-    let mut voters = [0; GROUP_NODES];
+    let mut voters = [0; GROUP_NODES_MAX];
     for voter in &mut voters {
         *voter = fields.u64()?;
     }

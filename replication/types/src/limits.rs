@@ -26,8 +26,12 @@ pub const ENTRY_BYTES_MAX: usize =
 /// Queue pairs of a guest's network card.
 pub const QUEUE_PAIRS_MAX: u8 = 8;
 
-/// Nodes in a group: two replicas and a witness.
-pub const GROUP_NODES: usize = 3;
+/// Nodes in a group, at most: two replicas and a witness.
+pub const GROUP_NODES_MAX: usize = 3;
+
+/// Nodes that a group may have: a single replica, whose log protects nothing but orders all
+/// input, or a whole group. Two nodes would lose their quorum with either of them.
+pub const GROUP_SIZES: [usize; 2] = [1, GROUP_NODES_MAX];
 
 const _: () = assert!(ENTRY_PACKETS_MAX.is_power_of_two());
 const _: () = assert!(ENTRY_PACKETS_MAX <= u8::MAX as usize);

@@ -73,6 +73,8 @@ pub enum Sabotage {
 pub struct Options {
     /// Everything random comes from it.
     pub seed: u64,
+    /// Nodes of the group: 3, or 1.
+    pub nodes: usize,
     /// Whether anything fails.
     pub with_faults: bool,
     /// A planted bug.
@@ -199,7 +201,8 @@ pub fn run(options: Options) -> Result<Outcome, Violation> {
 impl World {
     fn new(options: Options) -> Self {
         let mut random = StdRng::seed_from_u64(options.seed);
-        let nodes = NODES
+        let members = &NODES[..options.nodes];
+        let nodes = members
             .iter()
             .map(|spec| Node {
                 spec: *spec,
@@ -231,7 +234,7 @@ impl World {
             mends: Vec::new(),
             outcome: Outcome::default(),
         };
-        for node in 0..NODES.len() {
+        for node in 0..members.len() {
             world.start(node);
         }
         world
@@ -296,7 +299,7 @@ impl World {
         let is_durable = !it.spec.is_replica;
         let config = CoreConfig {
             own: it.spec.id,
-            nodes: NODES.to_vec(),
+            nodes: NODES[..self.options.nodes].to_vec(),
             tick: Duration::from_micros(TICK_US),
             election_ticks: ELECTION_TICKS,
             sync_timeout: Duration::from_millis(800),
@@ -306,7 +309,8 @@ impl World {
             incarnation: self.nodes[node].incarnation,
             host_facts_hash: 0,
         };
-        let core = Core::new(config, it.disk.recover(), now).expect("a valid configuration");
+        let core = Core::new(config, it.disk.recover(self.options.nodes), now)
+            .expect("a valid configuration");
         self.nodes[node].ticks = Ticks::new(Duration::from_micros(TICK_US), now);
         self.nodes[node].core = Some(core);
         let phase = self.random.random_range(1..TICK_US);
@@ -553,7 +557,7 @@ impl World {
         let Some(burst) = builder.finish() else {
             return Ok(());
         };
-        for node in 0..2 {
+        for node in 0..self.nodes.len().min(2) {
             if self.nodes[node].core.is_none() || self.nodes[node].is_stopped {
                 continue;
             }
@@ -579,9 +583,14 @@ impl World {
         self.core(node).step(now, Event::Persisted(number));
     }
 
+    fn is_alone(&self) -> bool {
+        self.options.nodes == 1
+    }
+
     /// Whether the group is what it should be once faults have stopped.
     fn is_at_rest(&self) -> bool {
         self.replica_killed
+            || self.is_alone()
             || self.newest_role().is_some_and(|role| {
                 role.mode == Mode::Protected || !self.nodes.iter().any(|node| node.vm.is_alive)
             })
@@ -589,7 +598,7 @@ impl World {
 
     fn finish(&mut self, first_settled: u64) -> Result<(), Violation> {
         self.outcome.answers = self.checker.answers();
-        for node in 0..NODES.len() {
+        for node in 0..self.nodes.len() {
             if let Some(core) = &self.nodes[node].core {
                 self.trace(
                     node,
@@ -620,7 +629,8 @@ impl World {
         if !served {
             return Err(Violation::NotServing);
         }
-        if !self.replica_killed && role.is_none_or(|role| role.mode != Mode::Protected) {
+        let may_be_protected = !self.replica_killed && !self.is_alone();
+        if may_be_protected && role.is_none_or(|role| role.mode != Mode::Protected) {
             return Err(Violation::NotProtected);
         }
         for node in &self.nodes {

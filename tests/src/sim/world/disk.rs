@@ -46,8 +46,8 @@ impl Disk {
         log.hard_state = hard_state;
     }
 
-    pub(super) fn recover(&self) -> LogStorage {
-        let voters: Vec<NodeId> = NODES.iter().map(|spec| spec.id).collect();
+    pub(super) fn recover(&self, nodes: usize) -> LogStorage {
+        let voters: Vec<NodeId> = NODES[..nodes].iter().map(|spec| spec.id).collect();
         let mut recovered = self.recovered.clone();
         let last = recovered.compacted.0.0 + recovered.entries.len() as u64;
         let commit = recovered.hard_state.commit;
