@@ -1,7 +1,7 @@
 //! The guest's network card as the poll core sees it: queue pairs of two rings, moved by commands
-//! from the control thread (`commands`) and by the packets of the core (here). One thread owns it;
-//! nothing here blocks, allocates per packet, locks or logs. Where packets come from and go to is
-//! not known here.
+//! from the control thread (`commands`) and by the packets of the core (`packets`). One thread
+//! owns it; nothing here blocks, allocates per packet, locks or logs. Where packets come from and
+//! go to is not known here.
 //!
 //! A ring runs while it is started, enabled, has memory, had no fault and is not frozen:
 //!
@@ -18,6 +18,7 @@
 //! the guest is called once: a call that got lost with the VMM would otherwise stay lost.
 
 mod commands;
+mod packets;
 mod pair;
 mod sleep;
 mod slot;
@@ -29,22 +30,12 @@ use crossbeam_channel::Sender;
 
 use self::pair::Pair;
 use crate::control::mailbox::{Callee, Memory};
-use crate::limits::QUEUE_PAIRS_MAX;
+use crate::limits::{FRAME_BYTES_MAX, QUEUE_PAIRS_MAX};
 use crate::metrics::NicCounters;
-use crate::ring::{ReceiveScratch, RingFault, RingId, Taken, TransmitScratch};
+use crate::ring::{ReceiveScratch, RingFault, RingId, TransmitScratch};
 
+pub use packets::{Delivered, Delivery, Undelivered};
 pub use state::{FaultReport, NicState};
-
-/// What became of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// It is in the ring; the guest sees it after [`GuestNic::publish`].
-    Delivered,
-    /// The guest has posted too little room: try again later.
-    NoBuffer,
-    /// The receive ring does not run.
-    Stopped,
-}
 
 /// The card. Made by [`crate::channel`].
 pub struct GuestNic {
@@ -59,6 +50,8 @@ pub struct GuestNic {
     first_to_take: usize,
     receive_scratch: ReceiveScratch,
     transmit_scratch: TransmitScratch,
+    /// One frame, for those who take frames one by one.
+    frame: Vec<u8>,
     resync_when_thawed: bool,
     asleep: bool,
     connected: bool,
@@ -77,106 +70,12 @@ impl GuestNic {
             first_to_take: 0,
             receive_scratch: ReceiveScratch::default(),
             transmit_scratch: TransmitScratch::default(),
+            frame: vec![0; FRAME_BYTES_MAX],
             resync_when_thawed: false,
             asleep: false,
             connected: false,
             frozen: false,
         }
-    }
-
-    /// Lays a frame into the receive ring of pair 0. The guest sees it after [`Self::publish`].
-    #[inline]
-    pub fn deliver(&mut self, frame: &[u8]) -> Delivery {
-        let pair = &mut self.pairs[0];
-        let Some(ring) = pair.receive.running() else {
-            return Delivery::Stopped;
-        };
-        match ring.deliver(&mut self.receive_scratch, frame) {
-            Ok(true) => {
-                self.counters.received_packets.add(1);
-                self.counters.received_bytes.add(frame.len() as u64);
-                pair.receive_starved = false;
-                Delivery::Delivered
-            }
-            Ok(false) => {
-                self.counters.receive_waits.add(1);
-                pair.receive_starved = true;
-                Delivery::NoBuffer
-            }
-            Err(fault) => {
-                self.fail(RingId::receive(0), fault);
-                Delivery::Stopped
-            }
-        }
-    }
-
-    /// Shows the guest what was delivered since the last call, with one store of the used index
-    /// and at most one call for each pair.
-    #[inline]
-    pub fn publish(&mut self) {
-        for number in 0..self.pairs_used {
-            if let Err(fault) = self.pairs[number].receive.publish(&self.counters) {
-                self.fail(RingId::receive(number as u8), fault);
-            }
-        }
-    }
-
-    /// Takes up to `room` frames from the transmit rings and gives each to `sink`; the descriptors
-    /// go back to the guest at once. Returns how many `sink` was given.
-    #[inline]
-    pub fn take(&mut self, room: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
-        let mut given = 0;
-        // Another pair goes first each time: with little room none waits for the others.
-        self.first_to_take = (self.first_to_take + 1) % self.pairs_used;
-        for turn in 0..self.pairs_used {
-            let number = (self.first_to_take + turn) % self.pairs_used;
-            if let Err(fault) = self.take_from(number, room, &mut given, sink) {
-                self.fail(RingId::transmit(number as u8), fault);
-            }
-            if self.pairs[number].draining.is_some()
-                && (given == room || self.pairs[number].transmit.offered() == 0)
-            {
-                self.finish_draining(number);
-            }
-        }
-        given
-    }
-
-    fn take_from(
-        &mut self,
-        number: usize,
-        room: usize,
-        given: &mut usize,
-        sink: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), RingFault> {
-        let transmit = &mut self.pairs[number].transmit;
-        let Some(ring) = transmit.running() else {
-            return Ok(());
-        };
-        let offered = ring.offered()?;
-        let mut result = Ok(());
-        for _ in 0..offered {
-            if *given == room {
-                break;
-            }
-            match ring.take(&mut self.transmit_scratch) {
-                Ok(Taken::Frame(frame)) => {
-                    self.counters.transmitted_packets.add(1);
-                    self.counters.transmitted_bytes.add(frame.len() as u64);
-                    *given += 1;
-                    sink(frame);
-                }
-                Ok(Taken::TooLong) => self.counters.transmit_too_long.add(1),
-                Ok(Taken::TooShort) => self.counters.transmit_too_short.add(1),
-                Err(fault) => {
-                    result = Err(fault);
-                    break;
-                }
-            }
-        }
-        // What was taken before a fault was given on, so the guest gets it back all the same.
-        transmit.publish(&self.counters)?;
-        result
     }
 
     /// Whether the guest has offered frames that were not taken.

@@ -27,6 +27,6 @@ pub use control::{
 };
 pub use error::{Refusal, ServerError};
 pub use event_fd::{EventFd, EventFdError};
-pub use guest_nic::{Delivery, FaultReport, GuestNic, NicState};
+pub use guest_nic::{Delivered, Delivery, FaultReport, GuestNic, NicState, Undelivered};
 pub use metrics::{ControlCounters, Counter, NicCounters};
-pub use ring::{Direction, RingId, WrittenPages};
+pub use ring::{Direction, Frame, FrameSink, GuestFrame, RingId, WrittenPages};

@@ -26,14 +26,22 @@ pub const NET_HEADER_BYTES: usize = 12;
 /// Bytes in a virtio-net header of a legacy driver without mergeable buffers.
 pub const NET_HEADER_LEGACY_BYTES: usize = 10;
 
-/// Bytes in the longest frame taken from or given to the guest: MTU 1500 and one VLAN tag.
-pub const FRAME_BYTES_MAX: usize = 1518;
+/// Bytes in the longest frame taken from or given to the guest.
+pub const FRAME_BYTES_MAX: usize = PACKET_BYTES_MAX;
+
+/// Bytes in the longest frame that every receive buffer must hold: MTU 1500 and one VLAN tag. A
+/// driver that posts less breaks its ring; a longer frame that does not fit is dropped instead.
+pub const FRAME_BYTES_ORDINARY: usize = 1518;
+
+/// Frames that a ring takes or gives in one pass over its descriptors: two cache lines of entries,
+/// and a DPDK burst.
+pub const RING_BURST_MAX: usize = 32;
 
 /// Bytes in the shortest frame taken from the guest.
 pub const FRAME_BYTES_MIN: usize = PACKET_BYTES_MIN;
 
-/// Pieces of guest memory that one received packet may be spread over: a hostile guest may post
-/// buffers of one byte, and each piece holds at least one.
+/// Pieces of guest memory that one packet may be spread over: a hostile guest may use buffers of one
+/// byte, and each piece holds at least one.
 pub const SEGMENTS_MAX: usize = NET_HEADER_BYTES + FRAME_BYTES_MAX;
 
 /// Memory regions in a table: as many fds as one vhost-user message carries.
@@ -73,7 +81,8 @@ const _: () = assert!(QUEUE_SIZE_MAX.is_power_of_two());
 const _: () = assert!(RINGS <= 2 * QUEUE_PAIRS_MAX);
 const _: () = assert!(QUEUE_PAIRS_MAX <= u8::MAX as usize);
 const _: () = assert!(FRAME_BYTES_MIN < FRAME_BYTES_MAX);
-const _: () = assert!(FRAME_BYTES_MAX <= PACKET_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_ORDINARY < FRAME_BYTES_MAX);
+const _: () = assert!(RING_BURST_MAX <= QUEUE_SIZE_MAX as usize);
 const _: () = assert!(NET_HEADER_LEGACY_BYTES < NET_HEADER_BYTES);
 const _: () = assert!(LOG_PAGE_BYTES.is_power_of_two());
 const _: () = assert!(GUEST_ADDRESS_END_MAX.is_multiple_of(LOG_PAGE_BYTES * WORD_PAGES));

@@ -30,8 +30,10 @@ pub struct NicCounters {
     pub received_packets: Counter,
     /// Bytes of those, without virtio headers.
     pub received_bytes: Counter,
-    /// Times that a packet waited because the guest had posted no buffer.
+    /// Times that packets waited because the guest had posted no buffer.
     pub receive_waits: Counter,
+    /// Packets dropped: longer than any buffer that the guest posts.
+    pub receive_too_long: Counter,
     /// Packets taken from the transmit ring.
     pub transmitted_packets: Counter,
     /// Bytes of those, without virtio headers.

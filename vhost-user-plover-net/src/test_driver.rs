@@ -1,10 +1,16 @@
 //! A guest's driver for tests: builds rings by hand in guest memory and looks at what came back.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
+
+use plover_types::Offload;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::ring::{GuestMap, RingFeatures, RingLayout, SplitRing, VmmMemory, WrittenPages};
+use crate::ring::{
+    Frame, FrameSink, GuestFrame, GuestMap, ReceiveScratch, RingFault, RingFeatures, RingLayout,
+    SplitRing, TakenBurst, TransmitScratch, Unlaid, VmmMemory, WrittenPages,
+};
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
@@ -28,6 +34,8 @@ pub fn modern(event_idx: bool, mergeable: bool) -> RingFeatures {
         event_idx,
         mergeable,
         indirect: true,
+        in_order: false,
+        offloads: false,
         header_bytes: 12,
     }
 }
@@ -193,4 +201,90 @@ pub fn unmarked_changes(
         .map(|(_, (page, _))| *page)
         .filter(|page| !pages.is_marked(*page))
         .collect()
+}
+
+/// A frame without an offload.
+pub fn plain(bytes: &[u8]) -> Frame<'_> {
+    Frame {
+        offload: Offload::PLAIN,
+        bytes,
+    }
+}
+
+/// Lays one frame in. False if there was no buffer.
+pub fn deliver(
+    ring: &mut SplitRing,
+    scratch: &mut ReceiveScratch,
+    frame: &[u8],
+) -> Result<bool, RingFault> {
+    let laid = ring.deliver_burst(scratch, &[plain(frame)]);
+    assert_eq!(laid.frames, usize::from(laid.stop.is_none()));
+    match laid.stop {
+        None => Ok(true),
+        Some(Unlaid::NoBuffer) => Ok(false),
+        Some(Unlaid::Fault(fault)) => Err(fault),
+    }
+}
+
+/// Takes copies of frames, up to a number of them.
+pub struct Copies {
+    pub room: usize,
+    pub frames: Vec<(u8, Offload, Vec<u8>)>,
+}
+
+impl FrameSink for Copies {
+    fn prepare(&mut self, frames: usize) -> usize {
+        frames.min(self.room)
+    }
+
+    fn take(&mut self, mut frame: GuestFrame<'_>) {
+        let mut bytes = vec![MaybeUninit::uninit(); frame.len()];
+        // In two parts, as into chained buffers.
+        let (first, second) = bytes.split_at_mut(frame.len() / 3);
+        frame.read(first);
+        frame.read(second);
+        assert!(frame.is_empty());
+        // SAFETY: both parts were filled.
+        let bytes = bytes.iter().map(|byte| unsafe { byte.assume_init() });
+        self.frames
+            .push((frame.pair(), frame.offload(), bytes.collect()));
+        self.room -= 1;
+    }
+}
+
+/// Takes up to `room` frames.
+pub fn take_burst(
+    ring: &mut SplitRing,
+    scratch: &mut TransmitScratch,
+    room: usize,
+) -> (TakenBurst, Vec<Vec<u8>>) {
+    let mut copies = Copies {
+        room,
+        frames: Vec::new(),
+    };
+    let taken = ring.take_burst(0, scratch, room, &mut copies);
+    assert_eq!(taken.frames, copies.frames.len());
+    let frames = copies.frames.into_iter().map(|(_, _, bytes)| bytes);
+    (taken, frames.collect())
+}
+
+/// What was found in a transmit chain.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    Frame(Vec<u8>),
+    TooLong,
+    TooShort,
+}
+
+/// Takes one chain, which was offered.
+pub fn take(ring: &mut SplitRing, scratch: &mut TransmitScratch) -> Result<Taken, RingFault> {
+    let (taken, mut frames) = take_burst(ring, scratch, 1);
+    match taken {
+        TakenBurst {
+            fault: Some(fault), ..
+        } => Err(fault),
+        TakenBurst { too_long: 1, .. } => Ok(Taken::TooLong),
+        TakenBurst { too_short: 1, .. } => Ok(Taken::TooShort),
+        TakenBurst { .. } => Ok(Taken::Frame(frames.remove(0))),
+    }
 }

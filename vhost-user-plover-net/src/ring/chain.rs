@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::fault::RingFault;
-use super::guest_map::{GuestMap, RegionHint};
+use super::guest_map::{GuestMap, GuestView};
 use super::layout::DESCRIPTOR_BYTES;
 use crate::limits::CHAIN_DESCRIPTORS_MAX;
 
@@ -17,7 +17,7 @@ const FLAG_INDIRECT: u16 = 4;
 /// A descriptor as it lies in guest memory. Indirect tables may lie at any address, hence packed.
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
-struct Descriptor {
+pub struct Descriptor {
     address: u64,
     bytes: u32,
     flags: u16,
@@ -40,7 +40,7 @@ pub enum Access {
 pub struct Buffer {
     /// Where it starts.
     pub address: u64,
-    /// Its length, never 0.
+    /// Its length; not 0 where [`Chains::walk`] found it.
     pub bytes: u32,
 }
 
@@ -54,10 +54,8 @@ struct Table {
 pub struct Chains {
     table: Table,
     indirect: bool,
-    pub(super) map: Arc<GuestMap>,
-    pub(super) hint: RegionHint,
-    /// Indirect tables lie elsewhere than packets: their look-ups have their own hint.
-    table_hint: RegionHint,
+    /// Where indirect tables are looked up.
+    tables: GuestView,
 }
 
 impl Chains {
@@ -67,27 +65,29 @@ impl Chains {
         Self {
             table: Table { start, count },
             indirect,
-            map,
-            hint: RegionHint::default(),
-            table_hint: RegionHint::default(),
+            tables: GuestView::new(map),
         }
     }
 
-    /// Visits the buffers of the chain that starts at descriptor `head`, empty ones left out,
+    /// The descriptor that a chain starts with.
+    #[inline(always)]
+    pub fn first(&self, head: u16) -> Result<Descriptor, RingFault> {
+        self.table.read(head)
+    }
+
+    /// Visits the buffers of the chain that starts with descriptor `first`, empty ones left out,
     /// until `visit` breaks or the chain ends.
-    #[inline]
     pub fn walk(
-        &self,
-        head: u16,
+        &mut self,
+        first: Descriptor,
         access: Access,
         mut visit: impl FnMut(Buffer) -> Result<ControlFlow<()>, RingFault>,
     ) -> Result<(), RingFault> {
         let mut table = self.table;
-        let mut index = head;
+        let mut descriptor = first;
         let mut inside_indirect = false;
         let mut steps_left = table.count;
         loop {
-            let descriptor = table.read(index)?;
             steps_left = steps_left.checked_sub(1).ok_or(RingFault::DescriptorLoop)?;
             if descriptor.flags & FLAG_INDIRECT != 0 {
                 if inside_indirect {
@@ -96,7 +96,7 @@ impl Chains {
                 table = self.indirect_table(descriptor)?;
                 steps_left = table.count;
                 inside_indirect = true;
-                index = 0;
+                descriptor = table.read(0)?;
                 continue;
             }
             match (access, descriptor.flags & FLAG_WRITE != 0) {
@@ -114,11 +114,11 @@ impl Chains {
             if descriptor.flags & FLAG_NEXT == 0 {
                 return Ok(());
             }
-            index = descriptor.next;
+            descriptor = table.read(descriptor.next)?;
         }
     }
 
-    fn indirect_table(&self, descriptor: Descriptor) -> Result<Table, RingFault> {
+    fn indirect_table(&mut self, descriptor: Descriptor) -> Result<Table, RingFault> {
         let Descriptor {
             address,
             bytes,
@@ -137,8 +137,8 @@ impl Chains {
             return Err(RingFault::IndirectLength { bytes });
         }
         let start = self
-            .map
-            .whole(&self.table_hint, address, u64::from(bytes))
+            .tables
+            .whole(address, u64::from(bytes))
             .ok_or(RingFault::BufferOutsideMemory { address, bytes })?;
         Ok(Table {
             start,
@@ -147,8 +147,23 @@ impl Chains {
     }
 }
 
+impl Descriptor {
+    /// The one buffer of a chain of one descriptor for this access: how nearly all are.
+    #[inline(always)]
+    pub fn only_buffer(self, access: Access) -> Option<Buffer> {
+        let flags = match access {
+            Access::Read => 0,
+            Access::Write => FLAG_WRITE,
+        };
+        (self.flags == flags).then_some(Buffer {
+            address: self.address,
+            bytes: self.bytes,
+        })
+    }
+}
+
 impl Table {
-    #[inline]
+    #[inline(always)]
     fn read(&self, index: u16) -> Result<Descriptor, RingFault> {
         if index >= self.count {
             return Err(RingFault::DescriptorOutOfRange {

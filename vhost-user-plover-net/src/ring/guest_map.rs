@@ -1,8 +1,7 @@
 //! Guest memory as the poll core sees it: a flat table of regions, translated once per memory
-//! table, and bounds-checked copies in and out. What is written is marked elsewhere
-//! (`written_pages`); what the bytes mean is for the rings.
+//! table, and bounds-checked look-ups in it. What is copied is for the rings, and what was written
+//! is marked elsewhere (`marker`).
 
-use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +17,6 @@ use crate::limits::MEMORY_REGIONS_MAX;
 /// migrates the VM.
 pub type VmmMemory = GuestMemoryMmap<BitmapMmapRegion>;
 
-/// The address range is not, or not wholly, in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutsideMemory;
-
 #[derive(Clone, Copy)]
 struct MappedRegion {
     guest_start: u64,
@@ -34,9 +29,14 @@ struct MappedRegion {
 pub struct Piece {
     /// Where it is mapped.
     pub host: NonNull<u8>,
+    /// Guest physical address of its first byte.
+    pub address: u64,
     /// Its length, at most what was asked for.
     pub bytes: usize,
 }
+
+// SAFETY: an address, no more. Who follows it has to know that the mapping lives.
+unsafe impl Send for Piece {}
 
 /// The flat table. Shared between the core and its rings; keeps the mapping alive.
 pub struct GuestMap {
@@ -82,82 +82,6 @@ impl GuestMap {
             .unwrap_or(0)
     }
 
-    /// The longest run from `address` on, at most `bytes` long. `None` outside of memory.
-    #[inline]
-    #[must_use]
-    pub fn piece(&self, hint: &RegionHint, address: u64, bytes: u64) -> Option<Piece> {
-        let last = hint.0.get();
-        if let Some(piece) = self.regions.get(last).and_then(|r| r.piece(address, bytes)) {
-            return Some(piece);
-        }
-        self.regions.iter().enumerate().find_map(|(index, region)| {
-            let piece = region.piece(address, bytes)?;
-            hint.0.set(index);
-            Some(piece)
-        })
-    }
-
-    /// Where `bytes` bytes from `address` on are mapped, if in one region.
-    #[inline]
-    #[must_use]
-    pub fn whole(&self, hint: &RegionHint, address: u64, bytes: u64) -> Option<NonNull<u8>> {
-        let piece = self.piece(hint, address, bytes)?;
-        (piece.bytes as u64 == bytes).then_some(piece.host)
-    }
-
-    /// Copies guest memory from `address` on into `to`. A range may span adjoining regions.
-    #[inline]
-    pub fn read(
-        &self,
-        hint: &RegionHint,
-        mut address: u64,
-        mut to: &mut [u8],
-    ) -> Result<(), OutsideMemory> {
-        while !to.is_empty() {
-            let piece = self
-                .piece(hint, address, to.len() as u64)
-                .ok_or(OutsideMemory)?;
-            let (now, later) = to.split_at_mut(piece.bytes);
-            // SAFETY: `piece` lies in a live mapping and is `now.len()` long; `now` is ours, so
-            // they don't overlap. The guest may write meanwhile: the bytes are data to us, and
-            // are looked at only in our copy.
-            unsafe {
-                now.as_mut_ptr()
-                    .copy_from_nonoverlapping(piece.host.as_ptr(), now.len());
-            };
-            address += piece.bytes as u64;
-            to = later;
-        }
-        Ok(())
-    }
-
-    /// Copies `from` into guest memory from `address` on. Does not mark what it wrote.
-    #[inline]
-    pub fn write(
-        &self,
-        hint: &RegionHint,
-        mut address: u64,
-        mut from: &[u8],
-    ) -> Result<(), OutsideMemory> {
-        while !from.is_empty() {
-            let piece = self
-                .piece(hint, address, from.len() as u64)
-                .ok_or(OutsideMemory)?;
-            let (now, later) = from.split_at(piece.bytes);
-            // SAFETY: `piece` lies in a live, writable mapping and is `now.len()` long; `now` is
-            // ours, so they don't overlap. No reference to guest memory exists anywhere.
-            unsafe {
-                piece
-                    .host
-                    .as_ptr()
-                    .copy_from_nonoverlapping(now.as_ptr(), now.len());
-            };
-            address += piece.bytes as u64;
-            from = later;
-        }
-        Ok(())
-    }
-
     /// Whether the VMM asked for a log of what we write (it migrates the VM).
     pub fn set_log_for_vmm(&self, on: bool) {
         self.log_for_vmm.store(on, Ordering::Relaxed);
@@ -188,19 +112,80 @@ impl GuestMap {
 }
 
 impl MappedRegion {
+    /// Where `bytes` bytes from `address` on are mapped, if all of them are in this region.
+    #[inline]
+    fn whole(&self, address: u64, bytes: u64) -> Option<NonNull<u8>> {
+        let offset = address.wrapping_sub(self.guest_start);
+        if offset >= self.bytes || bytes > self.bytes - offset {
+            return None;
+        }
+        // SAFETY: `offset` is below the region's length, so the result stays in its mapping.
+        Some(unsafe { self.host.add(offset as usize) })
+    }
+
     #[inline]
     fn piece(&self, address: u64, bytes: u64) -> Option<Piece> {
-        let offset = address.checked_sub(self.guest_start)?;
-        let left = self.bytes.checked_sub(offset).filter(|left| *left > 0)?;
-        // SAFETY: `offset` is below the region's length, so the result stays in its mapping.
-        let host = unsafe { self.host.add(offset as usize) };
+        let host = self.whole(address, 1)?;
+        let left = self.bytes - (address - self.guest_start);
         Some(Piece {
             host,
+            address,
             bytes: left.min(bytes) as usize,
         })
     }
 }
 
-/// The region that the last look-up found: each ring has its own, buffers tend to stay in one.
-#[derive(Default)]
-pub struct RegionHint(Cell<usize>);
+/// Guest memory as one user looks at it: the table, and the region that the last look-up found.
+/// Buffers tend to stay in one region, descriptor tables in another, so each has its own view.
+pub struct GuestView {
+    map: Arc<GuestMap>,
+    /// Of `map`; empty until the first look-up.
+    last: MappedRegion,
+}
+
+impl GuestView {
+    /// A view of `map`.
+    #[must_use]
+    pub fn new(map: Arc<GuestMap>) -> Self {
+        let last = MappedRegion {
+            guest_start: 0,
+            bytes: 0,
+            host: NonNull::dangling(),
+        };
+        Self { map, last }
+    }
+
+    /// The table.
+    #[inline]
+    #[must_use]
+    pub fn map(&self) -> &GuestMap {
+        &self.map
+    }
+
+    /// Where `bytes` bytes from `address` on are mapped, if in one region.
+    #[inline]
+    #[must_use]
+    pub fn whole(&mut self, address: u64, bytes: u64) -> Option<NonNull<u8>> {
+        self.last.whole(address, bytes).or_else(|| {
+            self.find(address)?;
+            self.last.whole(address, bytes)
+        })
+    }
+
+    /// The longest run from `address` on, at most `bytes` long. `None` outside of memory.
+    #[inline]
+    #[must_use]
+    pub fn piece(&mut self, address: u64, bytes: u64) -> Option<Piece> {
+        self.last.piece(address, bytes).or_else(|| {
+            self.find(address)?;
+            self.last.piece(address, bytes)
+        })
+    }
+
+    #[cold]
+    fn find(&mut self, address: u64) -> Option<()> {
+        let mut regions = self.map.regions.iter();
+        self.last = *regions.find(|region| region.whole(address, 1).is_some())?;
+        Some(())
+    }
+}

@@ -1,9 +1,10 @@
 //! Where a split ring lies and what was negotiated for it, checked before anything is read.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::fault::RingFault;
-use super::guest_map::{GuestMap, RegionHint};
+use super::guest_map::{GuestMap, GuestView};
 use crate::limits::{NET_HEADER_BYTES, NET_HEADER_LEGACY_BYTES, QUEUE_PAIRS_MAX, QUEUE_SIZE_MAX};
 
 /// Bytes of a descriptor.
@@ -99,6 +100,10 @@ pub struct RingFeatures {
     pub mergeable: bool,
     /// Descriptors may lie in indirect tables.
     pub indirect: bool,
+    /// Chains come back in the order they were offered, so one used entry stands for a burst.
+    pub in_order: bool,
+    /// Headers say what is left to do with a packet; else they say nothing and are not read.
+    pub offloads: bool,
     /// Bytes of the header in front of each packet.
     pub header_bytes: usize,
 }
@@ -107,8 +112,8 @@ impl RingFeatures {
     /// Reads them off the acknowledged virtio features.
     #[must_use]
     pub fn from_bits(acked: u64) -> Self {
-        use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-        use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+        use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
+        use virtio_bindings::virtio_net::{VIRTIO_NET_F_CSUM, VIRTIO_NET_F_MRG_RXBUF};
         use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
         let has = |bit: u32| acked & (1 << bit) != 0;
@@ -118,6 +123,9 @@ impl RingFeatures {
             event_idx: has(VIRTIO_RING_F_EVENT_IDX),
             mergeable,
             indirect: has(VIRTIO_RING_F_INDIRECT_DESC),
+            in_order: has(VIRTIO_F_IN_ORDER),
+            // Every other offload of a driver's requires this one.
+            offloads: has(VIRTIO_NET_F_CSUM),
             header_bytes: if long_header {
                 NET_HEADER_BYTES
             } else {
@@ -171,14 +179,15 @@ impl RingLayout {
     }
 
     /// Finds the ring in `map`. Each part must lie in one region and be aligned.
-    pub fn locate(&self, map: &GuestMap) -> Result<RingPointers, RingFault> {
+    pub fn locate(&self, map: &Arc<GuestMap>) -> Result<RingPointers, RingFault> {
         let size = u64::from(self.size);
-        let find = |part, address: u64, bytes, align: u64| {
+        let mut view = GuestView::new(Arc::clone(map));
+        let mut find = |part, address: u64, bytes, align: u64| {
             if !address.is_multiple_of(align) {
                 return Err(RingFault::RingMisaligned { part, address });
             }
-            let host = map
-                .whole(&RegionHint::default(), address, bytes)
+            let host = view
+                .whole(address, bytes)
                 .ok_or(RingFault::RingOutsideMemory { part, address })?;
             // A region may start at an odd address: what we dereference must be aligned too.
             if !(host.as_ptr() as u64).is_multiple_of(align) {

@@ -6,21 +6,27 @@
 //! ring, and what cannot be right is a [`RingFault`] that stops the ring.
 
 mod chain;
+mod copy;
 mod fault;
+mod frame;
 mod guest_map;
 mod layout;
+mod marker;
 mod receive;
 mod split;
 mod transmit;
+mod used;
 mod written_pages;
 
 #[cfg(test)]
 mod tests;
 
 pub use fault::RingFault;
-pub use guest_map::{GuestMap, OutsideMemory, RegionHint, VmmMemory};
+pub use frame::{Frame, FrameSink, GuestFrame};
+pub use guest_map::{GuestMap, GuestView, Piece, VmmMemory};
 pub use layout::{Direction, RingFeatures, RingId, RingLayout};
-pub use receive::ReceiveScratch;
+pub use marker::Marker;
+pub use receive::{LaidBurst, ReceiveScratch, Unlaid};
 pub use split::SplitRing;
-pub use transmit::{Taken, TransmitScratch};
-pub use written_pages::{Marker, WrittenPages};
+pub use transmit::{TakenBurst, TransmitScratch};
+pub use written_pages::WrittenPages;

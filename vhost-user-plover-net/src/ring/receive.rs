@@ -1,176 +1,234 @@
-//! The receive ring: a frame from the host into buffers that the guest posted. All of it or none:
-//! chains are gathered first, and written only when they hold the whole packet.
+//! The receive ring: frames from the host into buffers that the guest posted. A burst is laid in
+//! in two passes: the first finds where each packet goes and asks the cache for it, the second
+//! copies. All of a packet or none: a chain is written only when enough were found for its packet.
 
-use std::ops::ControlFlow;
+use std::ptr::NonNull;
 
-use super::chain::{Access, Buffer};
+use super::chain::{Access, Descriptor};
+use super::copy::{self, prefetch_to_read, prefetch_to_write};
 use super::fault::RingFault;
+use super::frame::Frame;
+use super::guest_map::Piece;
 use super::split::SplitRing;
-use crate::limits::{NET_HEADER_BYTES, SEGMENTS_MAX};
+use crate::limits::{FRAME_BYTES_MAX, FRAME_BYTES_ORDINARY, NET_HEADER_BYTES, RING_BURST_MAX};
 
-const NUM_BUFFERS_OFFSET: usize = 10;
+use self::scatter::Chains;
 
-/// Room to gather a packet's chains in, allocated once.
+mod scatter;
+
+/// Bytes of a packet that the cache is asked for: beyond them its own prefetcher has found the way.
+const PREFETCH_BYTES: usize = 256;
+const CACHE_LINE_BYTES: usize = 64;
+
+/// Room to find a burst's buffers in, allocated once.
 pub struct ReceiveScratch {
-    segments: Vec<Buffer>,
-    chains: Vec<GatheredChain>,
+    places: Box<[Place; RING_BURST_MAX]>,
+    chains: Chains,
 }
 
+/// Where a packet goes.
 #[derive(Clone, Copy)]
-struct GatheredChain {
-    head: u16,
-    bytes: u32,
+enum Place {
+    /// Into one buffer: how it nearly always is.
+    Buffer { head: u16, piece: Piece },
+    /// Over these chains of the scratch.
+    Chains { from: u32, to: u32 },
+    /// Nowhere: no buffer of this guest's will ever hold it.
+    Nowhere,
 }
 
 impl Default for ReceiveScratch {
     fn default() -> Self {
-        // Each segment and each chain holds at least one byte of the packet.
         Self {
-            segments: Vec::with_capacity(SEGMENTS_MAX),
-            chains: Vec::with_capacity(SEGMENTS_MAX),
+            places: Box::new([Place::Nowhere; RING_BURST_MAX]),
+            chains: Chains::default(),
         }
     }
+}
+
+/// Why not all frames of a burst were laid in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlaid {
+    /// The guest has posted too little room: try again later.
+    NoBuffer,
+    /// The ring is broken.
+    Fault(RingFault),
+}
+
+/// What became of a burst of frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaidBurst {
+    /// Frames of the burst that are done with, from its front.
+    pub frames: usize,
+    /// Of these, the ones that no buffer of the guest's can hold, left out.
+    pub too_long: usize,
+    /// Bytes of the others.
+    pub bytes: u64,
+    /// Why there are not more of them.
+    pub stop: Option<Unlaid>,
 }
 
 impl SplitRing {
-    /// Lays `frame` with its header into the ring, not yet visible to the guest. False, and
-    /// nothing written, if the guest has not posted enough.
+    /// Lays frames with their headers into the ring, not yet visible to the guest: from the first
+    /// on, a ring's burst at most.
     ///
     /// # Panics
-    /// If the frame is empty or longer than the limit: the caller admitted it.
+    /// If a frame is empty or longer than the limit: the caller admitted it.
     #[inline]
-    pub fn deliver(
+    pub fn deliver_burst(
         &mut self,
         scratch: &mut ReceiveScratch,
-        frame: &[u8],
-    ) -> Result<bool, RingFault> {
-        let packet_bytes = self.features.header_bytes + frame.len();
-        assert!(
-            !frame.is_empty() && packet_bytes <= SEGMENTS_MAX,
-            "frame outside the limits"
-        );
-        if !self.gather(scratch, packet_bytes)? {
-            return Ok(false);
+        frames: &[Frame<'_>],
+    ) -> LaidBurst {
+        let frames = &frames[..frames.len().min(RING_BURST_MAX)];
+        let mut laid = LaidBurst::default();
+        let found = self.find_places(scratch, frames, &mut laid.stop);
+        for (frame, place) in frames.iter().zip(&scratch.places[..found]) {
+            match place {
+                Place::Buffer { head, piece } => self.fill(*head, *piece, frame),
+                Place::Chains { from, to } => {
+                    self.fill_chains(&scratch.chains, *from..*to, frame);
+                }
+                Place::Nowhere => {
+                    laid.too_long += 1;
+                    continue;
+                }
+            }
+            laid.bytes += frame.bytes.len() as u64;
         }
-        let header = header_with(scratch.chains.len() as u16);
-        self.scatter(scratch, &header[..self.features.header_bytes], frame)?;
-        for chain in &scratch.chains {
-            self.return_chain(chain.head, chain.bytes);
-        }
-        Ok(true)
+        laid.frames = found;
+        laid
     }
 
-    fn gather(&self, scratch: &mut ReceiveScratch, wanted: usize) -> Result<bool, RingFault> {
-        scratch.segments.clear();
-        scratch.chains.clear();
-        let offered = self.offered()?;
-        let mut gathered = 0;
-        while gathered < wanted {
-            let chain_number = scratch.chains.len() as u16;
-            if chain_number == offered {
-                return self.short_of_chains(offered, gathered, wanted);
-            }
-            let head = self.head(chain_number);
-            let bytes = self.gather_chain(&mut scratch.segments, head, wanted - gathered)?;
-            if bytes == 0 {
-                return Err(RingFault::EmptyChain);
-            }
-            if chain_number == 0 && bytes < self.features.header_bytes {
-                return Err(RingFault::HeaderDoesNotFit { bytes });
-            }
-            gathered += bytes;
-            scratch.chains.push(GatheredChain {
-                head,
-                bytes: bytes as u32,
-            });
-            if !self.features.mergeable && gathered < wanted {
-                return Err(RingFault::BuffersTooSmall {
-                    bytes: gathered,
-                    wanted,
-                });
-            }
-        }
-        Ok(true)
-    }
-
-    /// Waiting helps unless the guest has posted all it can.
-    fn short_of_chains(
-        &self,
-        offered: u16,
-        bytes: usize,
-        wanted: usize,
-    ) -> Result<bool, RingFault> {
-        if offered == self.size() {
-            return Err(RingFault::BuffersTooSmall { bytes, wanted });
-        }
-        Ok(false)
-    }
-
-    fn gather_chain(
-        &self,
-        segments: &mut Vec<Buffer>,
-        head: u16,
-        wanted: usize,
-    ) -> Result<usize, RingFault> {
-        let mut bytes = 0;
-        self.chains.walk(head, Access::Write, |buffer| {
-            let run = (buffer.bytes as usize).min(wanted - bytes);
-            segments.push(Buffer {
-                address: buffer.address,
-                bytes: run as u32,
-            });
-            bytes += run;
-            Ok(if bytes == wanted {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            })
-        })?;
-        Ok(bytes)
-    }
-
-    fn scatter<'a>(
+    /// First pass.
+    #[inline(always)]
+    fn find_places(
         &mut self,
-        scratch: &ReceiveScratch,
-        mut header: &'a [u8],
-        mut frame: &'a [u8],
-    ) -> Result<(), RingFault> {
-        for segment in &scratch.segments {
-            let mut at = segment.address;
-            let mut left = segment.bytes as usize;
-            for source in [&mut header, &mut frame] {
-                let run = left.min(source.len());
-                let (now, later) = source.split_at(run);
-                *source = later;
-                self.write(at, now, segment)?;
-                at = at.wrapping_add(run as u64);
-                left -= run;
+        scratch: &mut ReceiveScratch,
+        frames: &[Frame<'_>],
+        stop: &mut Option<Unlaid>,
+    ) -> usize {
+        scratch.chains.clear();
+        let mut offered = match self.offered_of(frames.len()) {
+            Ok(offered) => offered,
+            Err(fault) => {
+                *stop = Some(Unlaid::Fault(fault));
+                return 0;
+            }
+        };
+        let mut chain = 0;
+        for (number, frame) in frames.iter().enumerate() {
+            let bytes = frame.bytes.len();
+            assert!(
+                (1..=FRAME_BYTES_MAX).contains(&bytes),
+                "frame outside the limits"
+            );
+            let place = self.find_place(&mut scratch.chains, &mut chain, &mut offered, bytes);
+            match place {
+                Ok(place) => scratch.places[number] = place,
+                Err(why) => {
+                    *stop = Some(why);
+                    return number;
+                }
             }
         }
-        assert!(
-            header.is_empty() && frame.is_empty(),
-            "gathered segments hold the whole packet"
-        );
-        Ok(())
+        frames.len()
     }
 
-    #[inline]
-    fn write(&mut self, address: u64, bytes: &[u8], of: &Buffer) -> Result<(), RingFault> {
-        self.chains
-            .map
-            .write(&self.chains.hint, address, bytes)
-            .map_err(|_| RingFault::BufferOutsideMemory {
-                address: of.address,
-                bytes: of.bytes,
-            })?;
-        self.mark(address, bytes.len() as u64);
-        Ok(())
+    #[inline(always)]
+    fn find_place(
+        &mut self,
+        chains: &mut Chains,
+        chain: &mut usize,
+        offered: &mut usize,
+        frame_bytes: usize,
+    ) -> Result<Place, Unlaid> {
+        if *chain >= *offered {
+            *offered = self.offered_of(*chain + 1).map_err(Unlaid::Fault)?;
+            if *chain >= *offered {
+                return Err(Unlaid::NoBuffer);
+            }
+        }
+        let head = self.head(*chain);
+        let first = self.chains.first(head).map_err(Unlaid::Fault)?;
+        let packet_bytes = self.features.header_bytes + frame_bytes;
+        if let Some(piece) = self.only_piece(first, packet_bytes) {
+            self.prefetch_place(piece);
+            *chain += 1;
+            return Ok(Place::Buffer { head, piece });
+        }
+        self.find_chains(chains, chain, offered, frame_bytes)
+    }
+
+    #[inline(always)]
+    fn only_piece(&mut self, first: Descriptor, packet_bytes: usize) -> Option<Piece> {
+        let buffer = first
+            .only_buffer(Access::Write)
+            .filter(|buffer| buffer.bytes as usize >= packet_bytes)?;
+        let host = self.packets.whole(buffer.address, packet_bytes as u64)?;
+        Some(Piece {
+            host,
+            address: buffer.address,
+            bytes: packet_bytes,
+        })
+    }
+
+    /// The header is read before it is written (see [`Self::fill`]), the rest only written.
+    #[inline(always)]
+    fn prefetch_place(&self, place: Piece) {
+        prefetch_to_read(place.host.as_ptr());
+        let frame = place.host.as_ptr().wrapping_add(self.features.header_bytes);
+        for at in (0..place.bytes.min(PREFETCH_BYTES)).step_by(CACHE_LINE_BYTES) {
+            prefetch_to_write(frame.wrapping_add(at));
+        }
+    }
+
+    /// Second pass: header and frame into one buffer.
+    #[inline(always)]
+    fn fill(&mut self, head: u16, place: Piece, frame: &Frame<'_>) {
+        let header_bytes = self.features.header_bytes;
+        let header = header_of(frame, 1);
+        // SAFETY: `place` was found mapped for the whole packet, header and frame.
+        unsafe {
+            write_if_other(&header, header_bytes, place.host);
+            copy::to_guest(frame.bytes, place.host.add(header_bytes));
+        }
+        self.mark(place.address, place.bytes as u64);
+        self.return_chain(head, place.bytes as u32);
     }
 }
 
-/// A header without offloads for a packet over `chains` chains.
-fn header_with(chains: u16) -> [u8; NET_HEADER_BYTES] {
+/// Writes the header unless it is there already, left by an earlier packet. Guests that lay the
+/// frame on a line of its own and never write the header keep a copy of its line, and so do we.
+///
+/// # Safety
+/// `to` is mapped for `bytes`, which is a header's length.
+#[inline(always)]
+unsafe fn write_if_other(header: &[u8; NET_HEADER_BYTES], bytes: usize, to: NonNull<u8>) {
+    /// As in guest memory, where it may lie at any address.
+    #[repr(C, packed)]
+    #[derive(Clone, Copy)]
+    struct Header(u64, u32);
+    // SAFETY: the whole header is mapped; packed, so any address is aligned. Volatile: a read that
+    // the compiler may not repeat. A guest that changes it meanwhile gets the header of its choice.
+    unsafe {
+        if bytes == NET_HEADER_BYTES {
+            let found = to.cast::<Header>().read_volatile();
+            let wanted = header.as_ptr().cast::<Header>().read();
+            if (found.0, found.1) == (wanted.0, wanted.1) {
+                return;
+            }
+        }
+        copy::to_guest(&header[..bytes], to);
+    }
+}
+
+/// The header of a packet over `chains` chains.
+#[inline(always)]
+fn header_of(frame: &Frame<'_>, chains: u16) -> [u8; NET_HEADER_BYTES] {
     let mut header = [0; NET_HEADER_BYTES];
-    header[NUM_BUFFERS_OFFSET..].copy_from_slice(&chains.to_le_bytes());
+    let (offload, buffers) = header.split_at_mut(NET_HEADER_BYTES - 2);
+    offload.copy_from_slice(&frame.offload.to_bytes());
+    buffers.copy_from_slice(&chains.to_le_bytes());
     header
 }

@@ -1,5 +1,6 @@
-//! A split ring on mapped guest memory: its indexes, entries and notifications. How packets are
-//! laid into it is in `receive` and `transmit`.
+//! A split ring on mapped guest memory: its place, its indexes and the guest's side of it. How
+//! packets are laid into it and taken from it is in `receive` and `transmit`, how chains go back
+//! in `used`.
 //!
 //! One index is kept for both sides: chains are returned in the order they were taken, and each
 //! one is returned before the next turn, so "next available" equals "next used". That makes the
@@ -8,37 +9,38 @@
 use std::num::Wrapping;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering, fence};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::chain::Chains;
 use super::fault::RingFault;
-use super::guest_map::GuestMap;
+use super::guest_map::{GuestMap, GuestView};
 use super::layout::{
     AVAILABLE_ENTRY_BYTES, ENTRIES_OFFSET, INDEX_OFFSET, RingFeatures, RingLayout, RingPointers,
-    USED_ENTRY_BYTES,
 };
-use super::written_pages::{Marker, WrittenPages};
-
-const AVAILABLE_NO_CALLS: u16 = 1;
-const USED_NO_KICKS: u16 = 1;
+use super::marker::Marker;
+use super::written_pages::WrittenPages;
 
 /// One ring, running.
 pub struct SplitRing {
-    layout: RingLayout,
+    pub(super) layout: RingLayout,
     pub(super) features: RingFeatures,
-    pointers: RingPointers,
+    pub(super) pointers: RingPointers,
     pub(super) chains: Chains,
+    /// Where packets are looked up.
+    pub(super) packets: GuestView,
     pub(super) marker: Marker,
     /// The next chain to take, and the next used entry to write.
-    next: Wrapping<u16>,
+    pub(super) next: Wrapping<u16>,
     /// The used index that the guest sees.
-    published: Wrapping<u16>,
+    pub(super) published: Wrapping<u16>,
+    /// The guest's index when it was last looked at.
+    available: Wrapping<u16>,
     /// The used index when the guest was last asked whether it wants a call; none right after
     /// the start, when the guest's wish may be older than what it has seen.
-    asked_at: Option<Wrapping<u16>>,
+    pub(super) asked_at: Option<Wrapping<u16>>,
 }
 
-// SAFETY: the pointers lead into mappings that `chains.map` keeps alive; the ring is used by one
+// SAFETY: the pointers lead into mappings that the views keep alive; the ring is used by one
 // thread at a time, through `&mut`.
 unsafe impl Send for SplitRing {}
 
@@ -56,25 +58,26 @@ impl SplitRing {
             unsafe {
                 Chains::new(Arc::clone(map), pointers.descriptors, layout.size, features.indirect)
             };
+        let position = Wrapping(index_of(pointers.used).load(Ordering::Acquire));
         let mut ring = Self {
             layout,
             features,
             pointers,
             chains,
+            packets: GuestView::new(Arc::clone(map)),
             marker: Marker::new(Arc::clone(pages)),
-            next: Wrapping(0),
-            published: Wrapping(0),
+            next: position,
+            published: position,
+            available: position,
             asked_at: None,
         };
-        ring.next = Wrapping(ring.used_index().load(Ordering::Acquire));
-        ring.published = ring.next;
         ring.offered()?;
         ring.want_kicks(false);
         Ok(ring)
     }
 
-    /// The used index of a ring that does not run.
-    pub fn index_in_memory(map: &GuestMap, layout: RingLayout) -> Result<u16, RingFault> {
+    /// The used index of a ring that does not run. Nothing is written.
+    pub fn index_in_memory(map: &Arc<GuestMap>, layout: RingLayout) -> Result<u16, RingFault> {
         let pointers = layout.locate(map)?;
         Ok(index_of(pointers.used).load(Ordering::Acquire))
     }
@@ -94,7 +97,7 @@ impl SplitRing {
     /// Chains that the guest has offered and that were not taken.
     #[inline]
     pub fn offered(&self) -> Result<u16, RingFault> {
-        let available = Wrapping(self.available_index().load(Ordering::Acquire));
+        let available = Wrapping(index_of(self.pointers.available).load(Ordering::Acquire));
         let count = (available - self.next).0;
         if count > self.layout.size {
             return Err(RingFault::IndexJump {
@@ -106,10 +109,26 @@ impl SplitRing {
         Ok(count)
     }
 
-    /// Head of the chain `ahead` places after the next one.
+    /// Chains that may be taken, as many as `wanted` or fewer. The guest's index is looked at only
+    /// when what was seen of it before does not suffice: each look takes its cache line away from
+    /// the guest.
     #[inline]
-    pub(super) fn head(&self, ahead: u16) -> u16 {
-        let slot = u64::from((self.next + Wrapping(ahead)).0 & (self.layout.size - 1));
+    pub(super) fn offered_of(&mut self, wanted: usize) -> Result<usize, RingFault> {
+        let seen = usize::from((self.available - self.next).0);
+        if seen >= wanted {
+            return Ok(wanted);
+        }
+        let offered = self.offered()?;
+        self.available = self.next + Wrapping(offered);
+        Ok(wanted.min(usize::from(offered)))
+    }
+
+    /// Head of the chain `ahead` places after the next one. Read from the available ring with
+    /// IN_ORDER, too: it is two cache lines a burst that only the guest writes, and where a chain
+    /// starts need not be known from the one before, which may have been taken by another process.
+    #[inline(always)]
+    pub(super) fn head(&self, ahead: usize) -> u16 {
+        let slot = self.slot_of(self.next + Wrapping(ahead as u16));
         let offset = ENTRIES_OFFSET + AVAILABLE_ENTRY_BYTES * slot;
         // SAFETY: the slot is below the ring's size; aligned to 2. Volatile, read once.
         unsafe {
@@ -121,118 +140,24 @@ impl SplitRing {
         }
     }
 
-    /// Returns the next chain, not yet visible to the guest.
-    #[inline]
-    pub(super) fn return_chain(&mut self, head: u16, written_bytes: u32) {
-        let slot = u64::from(self.next.0 & (self.layout.size - 1));
-        let offset = ENTRIES_OFFSET + USED_ENTRY_BYTES * slot;
-        // SAFETY: the slot is below the ring's size; the ring is aligned to 4 and so are its
-        // entries. The guest looks at the entry only after the index was published.
-        unsafe {
-            let entry = self.pointers.used.add(offset as usize).cast::<u32>();
-            entry.write_volatile(u32::from(head));
-            entry.add(1).write_volatile(written_bytes);
-        }
-        self.mark_used(offset, USED_ENTRY_BYTES);
-        self.next += 1;
-    }
-
-    /// Shows the guest what was returned: marks first, then one Release store of the used index.
-    /// True if the guest wants a call for it.
-    #[inline]
-    pub fn publish(&mut self) -> Result<bool, RingFault> {
-        if self.next == self.published {
-            return Ok(false);
-        }
-        let found = self.used_index().load(Ordering::Relaxed);
-        if found != self.published.0 {
-            return Err(RingFault::UsedIndexChanged {
-                found,
-                published: self.published.0,
-            });
-        }
-        self.marker.flush();
-        self.used_index().store(self.next.0, Ordering::Release);
-        self.published = self.next;
-        // The index itself is marked after its write, like everything else.
-        self.mark_used(INDEX_OFFSET, 2);
-        self.marker.flush();
-        Ok(self.wants_call())
-    }
-
-    /// Asks for kicks, or asks that none be sent. With EVENT_IDX "none" is an index far behind.
-    pub fn want_kicks(&mut self, wanted: bool) {
-        let (offset, value) = if !self.features.event_idx {
-            (0, if wanted { 0 } else { USED_NO_KICKS })
-        } else if wanted {
-            (self.layout.available_event_offset(), self.next.0)
-        } else {
-            return;
-        };
-        // SAFETY: both fields are in the used ring as located, aligned to 2.
-        unsafe {
-            self.pointers
-                .used
-                .add(offset as usize)
-                .cast::<u16>()
-                .write_volatile(value);
-        };
-        self.mark_used(offset, 2);
-        self.marker.flush();
-        // The guest's next offer must see our wish, or our next look must see its offer.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Whether the guest wants a call for what was published since it was last asked.
-    fn wants_call(&mut self) -> bool {
-        // Our index must be out before the guest's wish is read, or both may miss the other.
-        fence(Ordering::SeqCst);
-        if !self.features.event_idx {
-            // SAFETY: `flags` is the first field of the available ring, aligned to 2.
-            let flags = unsafe { self.pointers.available.cast::<u16>().read_volatile() };
-            return flags & AVAILABLE_NO_CALLS == 0;
-        }
-        let Some(old) = self.asked_at.replace(self.published) else {
-            return true;
-        };
-        let offset = self.layout.used_event() - self.layout.available;
-        // SAFETY: `used_event` was part of what `locate` checked, aligned to 2.
-        let event = unsafe {
-            self.pointers
-                .available
-                .add(offset as usize)
-                .cast::<u16>()
-                .read_volatile()
-        };
-        self.published - Wrapping(event) - Wrapping(1) < self.published - old
-    }
-
-    #[inline]
-    fn mark_used(&mut self, offset: u64, bytes: u64) {
-        self.mark(self.layout.used + offset, bytes);
+    /// Which entry of the available or used ring an index names.
+    #[inline(always)]
+    pub(super) fn slot_of(&self, index: Wrapping<u16>) -> u64 {
+        u64::from(index.0 & (self.layout.size - 1))
     }
 
     /// Every write into guest memory ends here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn mark(&mut self, address: u64, bytes: u64) {
         self.marker.mark(address, bytes);
-        self.chains.map.log_for_vmm(address, bytes);
-    }
-
-    #[inline]
-    fn available_index(&self) -> &AtomicU16 {
-        index_of(self.pointers.available)
-    }
-
-    #[inline]
-    fn used_index(&self) -> &AtomicU16 {
-        index_of(self.pointers.used)
+        self.packets.map().log_for_vmm(address, bytes);
     }
 }
 
-#[inline]
-fn index_of<'a>(ring: NonNull<u8>) -> &'a AtomicU16 {
-    // SAFETY: `idx` is the second u16 of a located ring, aligned to 2, in a mapping that the ring
-    // keeps alive; both sides use it as an atomic only. The callers bind the lifetime to `&self`.
+/// The index of an available or used ring.
+#[inline(always)]
+pub(super) fn index_of<'a>(ring: NonNull<u8>) -> &'a AtomicU16 {
+    // SAFETY: `idx` is the second u16 of a located ring, aligned to 2, in a mapping that the
+    // caller's view keeps alive; both sides use it as an atomic only. No caller keeps it.
     unsafe { ring.add(INDEX_OFFSET as usize).cast::<AtomicU16>().as_ref() }
 }

@@ -3,7 +3,7 @@
 //!
 //! One bit per 4 KiB page, bit n of byte n/8 is guest page n. A bit is set after the write that
 //! it stands for; the hasher clears a word, then reads the pages. So a write is seen either by
-//! that read or by the next collection.
+//! that read or by the next collection. How the rings keep to that is told in `marker`.
 
 use std::fs::File;
 use std::io;
@@ -104,9 +104,23 @@ impl WrittenPages {
     #[must_use]
     pub fn collect_word(&self, word: usize) -> u64 {
         if word < self.word_count {
-            self.word(word).swap(0, Ordering::AcqRel)
+            self.word(word).swap(0, Ordering::SeqCst)
         } else {
             0
+        }
+    }
+
+    /// Whether all bits of `mask` are set in a word.
+    #[inline]
+    pub(super) fn has(&self, word: usize, mask: u64) -> bool {
+        self.word(word).load(Ordering::Relaxed) & mask == mask
+    }
+
+    /// Sets the bits of `mask` in a word.
+    #[inline]
+    pub(super) fn set(&self, word: usize, mask: u64) {
+        if mask != 0 {
+            self.word(word).fetch_or(mask, Ordering::SeqCst);
         }
     }
 
@@ -128,54 +142,5 @@ impl Drop for WrittenPages {
         // SAFETY: the mapping is this value's own and nothing borrows from it any more. It can
         // only fail for a range that was never mapped.
         let _ = unsafe { munmap(self.words.cast(), self.map_bytes.get()) };
-    }
-}
-
-/// Gathers marks of neighbouring pages, so that a burst costs few locked instructions.
-pub struct Marker {
-    pages: Arc<WrittenPages>,
-    word: usize,
-    mask: u64,
-}
-
-impl Marker {
-    /// A marker without marks.
-    #[must_use]
-    pub fn new(pages: Arc<WrittenPages>) -> Self {
-        Self {
-            pages,
-            word: 0,
-            mask: 0,
-        }
-    }
-
-    /// Remembers that `bytes` bytes from guest address `address` on were written.
-    #[inline]
-    pub fn mark(&mut self, address: u64, bytes: u64) {
-        if bytes == 0 {
-            return;
-        }
-        let last = (address + (bytes - 1)) / LOG_PAGE_BYTES;
-        for page in address / LOG_PAGE_BYTES..=last {
-            let word = (page / WORD_PAGES) as usize;
-            if word != self.word {
-                self.flush();
-                self.word = word;
-            }
-            self.mask |= 1 << (page % WORD_PAGES);
-        }
-    }
-
-    /// Sets what was gathered. Before the used index that tells the guest of the writes.
-    #[inline]
-    pub fn flush(&mut self) {
-        if self.mask != 0 {
-            // Release: who sees the bit sees the write. A locked instruction on x86, so the write
-            // is also out of our store buffer before the bit is looked at.
-            self.pages
-                .word(self.word)
-                .fetch_or(self.mask, Ordering::AcqRel);
-            self.mask = 0;
-        }
     }
 }

@@ -1,7 +1,9 @@
 //! What no driver may write: each is a named fault, nothing is returned, nothing panics.
 
-use crate::ring::{ReceiveScratch, RingFault, SplitRing, Taken, TransmitScratch};
-use crate::test_driver::{Driver, HOLE, INDIRECT, NEXT, WRITE, layout, memory, modern};
+use crate::ring::{ReceiveScratch, RingFault, SplitRing, TransmitScratch};
+use crate::test_driver::{
+    self, Driver, HOLE, INDIRECT, NEXT, Taken, WRITE, layout, memory, modern,
+};
 
 const SIZE: u16 = 8;
 const BUFFER: u64 = 0x10_0000;
@@ -13,14 +15,14 @@ fn driver() -> Driver {
 
 fn take(ring: &mut SplitRing) -> Result<usize, RingFault> {
     ring.offered()?;
-    match ring.take(&mut TransmitScratch::default())? {
+    match test_driver::take(ring, &mut TransmitScratch::default())? {
         Taken::Frame(frame) => Ok(frame.len()),
         other => panic!("{other:?}"),
     }
 }
 
 fn deliver(ring: &mut SplitRing) -> Result<bool, RingFault> {
-    ring.deliver(&mut ReceiveScratch::default(), &[7; 60])
+    test_driver::deliver(ring, &mut ReceiveScratch::default(), &[7; 60])
 }
 
 /// Offers descriptor 0 after `describe`, and takes it.
@@ -108,7 +110,7 @@ fn a_length_of_four_gib_is_a_packet_too_long_and_nothing_is_read() {
     driver.describe(1, (BUFFER, u32::MAX), 0, 0);
     driver.offer(0);
     assert_eq!(
-        ring.take(&mut TransmitScratch::default()),
+        test_driver::take(&mut ring, &mut TransmitScratch::default()),
         Ok(Taken::TooLong)
     );
     ring.publish().unwrap();

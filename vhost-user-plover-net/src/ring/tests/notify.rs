@@ -1,7 +1,7 @@
 //! Calls and kicks: who is told, and when.
 
 use crate::ring::{ReceiveScratch, SplitRing, TransmitScratch};
-use crate::test_driver::{Driver, WRITE, layout, memory, modern};
+use crate::test_driver::{Driver, WRITE, deliver, layout, memory, modern, take};
 
 const SIZE: u16 = 8;
 
@@ -15,10 +15,7 @@ fn started(event_idx: bool) -> (Driver, SplitRing) {
 fn deliver_one(driver: &mut Driver, ring: &mut SplitRing) -> bool {
     driver.describe(0, (0x10_0000, 2000), WRITE, 0);
     driver.offer(0);
-    assert!(
-        ring.deliver(&mut ReceiveScratch::default(), &[1; 60])
-            .unwrap()
-    );
+    assert!(deliver(ring, &mut ReceiveScratch::default(), &[1; 60]).unwrap());
     ring.publish().unwrap()
 }
 
@@ -65,7 +62,7 @@ fn a_wish_for_kicks_names_the_next_chain() {
     let (mut driver, mut ring) = started(true);
     driver.describe(0, (0x10_0000, 100), 0, 0);
     driver.offer(0);
-    ring.take(&mut TransmitScratch::default()).unwrap();
+    take(&mut ring, &mut TransmitScratch::default()).unwrap();
     ring.publish().unwrap();
     ring.want_kicks(true);
     assert_eq!(driver.available_event(), u16::MAX - 1);
@@ -83,5 +80,5 @@ fn a_ring_starts_at_the_used_index_in_guest_memory() {
     driver.offer(3);
     let (mut again, _) = driver.ring(modern(true, true));
     assert_eq!(again.offered(), Ok(1));
-    again.take(&mut TransmitScratch::default()).unwrap();
+    take(&mut again, &mut TransmitScratch::default()).unwrap();
 }

@@ -41,9 +41,10 @@ fn ours(driver: &Driver) -> Result<Vec<(u64, u32)>, RingFault> {
     let RingLayout { size, .. } = driver.layout;
     let table = driver.layout.locate(&map).unwrap().descriptors;
     // SAFETY: located in `map`, of `size` descriptors.
-    let chains = unsafe { Chains::new(map, table, size, true) };
+    let mut chains = unsafe { Chains::new(map, table, size, true) };
     let mut buffers = Vec::new();
-    chains.walk(0, Access::Read, |buffer| {
+    let first = chains.first(0)?;
+    chains.walk(first, Access::Read, |buffer| {
         buffers.push((buffer.address, buffer.bytes));
         Ok(ControlFlow::Continue(()))
     })?;

@@ -22,7 +22,7 @@ fn bit_n_of_byte_n_eighths_is_page_n() {
     marker.mark(4095, 2);
     marker.mark(200 * 4096, 1);
     marker.mark(100 * 4096, 0);
-    marker.flush();
+    marker.settle();
     for page in 0..256 {
         let expected = [0, 1, 200].contains(&page);
         assert_eq!(bit_in_file(pages.file(), page), expected, "page {page}");
@@ -37,18 +37,18 @@ fn a_grown_bitmap_keeps_its_marks_and_its_file() {
     let pages = Arc::new(WrittenPages::create(MIB).unwrap());
     let mut marker = Marker::new(Arc::clone(&pages));
     marker.mark(5 * 4096, 1);
-    marker.flush();
+    marker.settle();
     assert!(!pages.covers(1 << 30));
     let grown = pages.grown(1 << 40).unwrap();
     assert!(grown.covers(1 << 40));
     assert!(grown.is_marked(5));
     // Marks through the shorter one, still in use by a ring, are not lost.
     marker.mark(6 * 4096, 1);
-    marker.flush();
+    marker.settle();
     assert!(grown.is_marked(6));
     let mut late = Marker::new(Arc::new(grown));
     late.mark((1 << 40) - 1, 1);
-    late.flush();
+    late.settle();
     assert!(bit_in_file(pages.file(), (1 << 28) - 1));
     assert!(
         pages.file().set_len(0).is_err(),
