@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test soak perf lint clean
+.PHONY: help deps build demo test soak perf perf-build perf-check lint clean
 
 # A debug build is compiled with opt-level 1, its dependencies with 2 (see Cargo.toml): fast
 # enough to protect a VM under load, and twice as fast to build as a release.
@@ -17,7 +17,8 @@ help:
 	@echo "make demo   protect a VM, kill its host, show what it cost"
 	@echo "make test   every check and every test"
 	@echo "make soak   $(RUNS) kills at moments that seeds draw (RUNS=n)"
-	@echo "make perf   what the parts cost, A against B in one run"
+	@echo "make perf   what the parts cost, A against B in one run (ONLY=datapath|hasher|replication,"
+	@echo "            PERF=\"--quick\"); make perf-check holds it against what is promised"
 	@echo "make lint   formatting, clippy, licenses and advisories"
 	@echo "make deps   install what is missing (Debian packages)"
 	@echo "make clean  remove what dead demo runs left behind"
@@ -49,10 +50,20 @@ test: build lint
 soak: build
 	.ci/soak $(bin)/plover $(RUNS)
 
-# Figures for docs/performance.md.
-perf: build
-	$(bin)/plover-perf digest
-	$(bin)/plover-perf commit
+# Figures for docs/performance.md, always of a release build: into target/perf/results.json.
+results := $(target_dir)/perf/results.json
+perf_bin := $(target_dir)/release/plover-perf
+only := $(if $(ONLY),--only $(ONLY))
+
+perf-build: deps
+	cargo build --release --bin plover --bin plover-perf
+
+perf: perf-build
+	$(perf_bin) run $(only) --results $(results) $(PERF)
+
+# Exits non-zero when a promise does not hold or a row is missing.
+perf-check: perf-build
+	$(perf_bin) check $(only) --results $(results)
 
 clean: build
 	$(bin)/plover demo --clean

@@ -10,15 +10,19 @@ use replication::plan::OnBackupLoss;
 use replication::storage::LogStorage;
 use replication::wire::Envelope;
 
-use crate::Row;
+use crate::measured::Measured;
 
+/// Commits of a round unless told otherwise.
+pub const ENTRIES: usize = 20_000;
+/// How often.
+pub const ROUNDS: usize = 5;
 const TICK: Duration = Duration::from_millis(10);
 const PACKET_BYTES: usize = 64;
 /// Input that the guest is given is dropped from the log in steps of this many entries.
 const DELIVER_EVERY: usize = 64;
 
 /// Measures commits, in microseconds each.
-pub fn run(entries: usize, rounds: usize) -> Result<Vec<Row>> {
+pub fn run(entries: usize, rounds: usize) -> Result<Vec<Measured>> {
     let mut rows = Vec::new();
     for packets in [1, 32] {
         let mut group = Group::start()?;
@@ -27,9 +31,17 @@ pub fn run(entries: usize, rounds: usize) -> Result<Vec<Row>> {
             .collect();
         let samples = samples?;
         let rate = samples.iter().map(|us| packets as f64 / us).collect();
-        let name = format!("{packets} x {PACKET_BYTES} B an entry, three nodes in one thread");
-        rows.push(Row::median(format!("commit, {name}"), "us", samples));
-        rows.push(Row::median("  which bounds the log at", "Mpkt/s", rate));
+        let entry = format!("{packets}x{PACKET_BYTES}");
+        rows.push(Measured::new(
+            format!("replication/commit/{entry}"),
+            "us",
+            samples,
+        ));
+        rows.push(Measured::new(
+            format!("replication/commit-bound/{entry}"),
+            "Mpps",
+            rate,
+        ));
     }
     Ok(rows)
 }

@@ -7,19 +7,24 @@ use hasher::certificate::{CertificateKey, Certifier};
 use hasher::digest::digest_one;
 use plover_types::limits::PAGE_BYTES;
 
-use crate::Row;
+use crate::measured::Measured;
+
+/// What is measured unless told otherwise.
+pub const MEMORY_MIB: usize = 256;
+/// How often.
+pub const ROUNDS: usize = 9;
 
 type Page = [u8; PAGE_BYTES];
 
 /// Measures; gigabytes a second, one thread.
-pub fn run(memory_mib: usize, rounds: usize) -> Vec<Row> {
+pub fn run(memory_mib: usize, rounds: usize) -> Vec<Measured> {
     let count = (memory_mib << 20) / PAGE_BYTES;
     let memory: Vec<Page> = (0..count).map(filled).collect();
     let in_order: Vec<usize> = (0..count).collect();
     let scattered = shuffled(count);
     let certifier = Certifier::new(&CertificateKey(std::array::from_fn(|at| at as u8 + 1)));
     let mut rows = Vec::new();
-    for (order, name) in [(&in_order, "in order"), (&scattered, "random order")] {
+    for (order, name) in [(&in_order, "in-order"), (&scattered, "scattered")] {
         let mut read = Vec::new();
         let mut crc = Vec::new();
         let mut both = Vec::new();
@@ -37,22 +42,18 @@ pub fn run(memory_mib: usize, rounds: usize) -> Vec<Row> {
             .zip(&read)
             .map(|(both, read)| both / read)
             .collect();
-        rows.push(Row::median(format!("plain read, {name}"), "GB/s", read));
-        rows.push(Row::median(
-            format!("crate crc32c alone, {name}"),
-            "GB/s",
-            crc,
-        ));
-        rows.push(Row::median(
-            format!("CRC32C and certificate tag, {name}"),
-            "GB/s",
-            both,
-        ));
-        rows.push(Row::median(
-            format!("  of a plain read, {name}"),
-            "ratio",
-            ratio,
-        ));
+        for (what, unit, samples) in [
+            ("plain-read", "GB/s", read),
+            ("crc32c", "GB/s", crc),
+            ("digest", "GB/s", both),
+            ("digest-of-plain-read", "ratio", ratio),
+        ] {
+            rows.push(Measured::new(
+                format!("hasher/{what}/{name}"),
+                unit,
+                samples,
+            ));
+        }
     }
     rows
 }

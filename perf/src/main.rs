@@ -1,14 +1,32 @@
-//! `plover-perf`: measures parts of Plover, A against B in one run, and sums up soaks. Nothing is
-//! asserted here: figures go to docs/performance.md with command, machine and date.
+//! `plover-perf`: measures parts of Plover, A against B in one run, holds what it finds against
+//! what is promised, and sums up soaks.
 
+mod check;
 mod commit;
+mod datapath;
 mod digest;
+mod figure;
+mod hugepages;
+mod interrupt;
+mod machine;
+mod measured;
+mod placement;
+mod plot;
+mod process;
+mod promises;
+mod results;
+mod run;
 mod soak;
+mod stats;
+mod table;
+mod testpmd;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::measured::Measured;
 
 /// Benchmarks of Plover's parts.
 #[derive(Debug, Parser)]
@@ -16,29 +34,41 @@ use clap::{Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Rows as JSON.
-    #[arg(long, global = true)]
-    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measures all parts, or one, and writes target/perf/results.json.
+    Run(run::RunArguments),
+    /// Exits non-zero when a promise does not hold or a row is missing.
+    Check(run::CheckArguments),
+    /// Draws the data path's results.
+    Plot {
+        /// The file of results.
+        #[arg(long, default_value = "target/perf/results.json")]
+        results: PathBuf,
+        /// The SVG to write.
+        #[arg(default_value = "docs/perf-datapath.svg")]
+        svg: PathBuf,
+    },
+    /// Prints what is promised, as in perf/SPEC.md.
+    Promises,
     /// Page digests against a plain read of the same pages, in order and in random order.
     Digest {
         /// Memory to digest, in MiB.
-        #[arg(long, default_value_t = 256)]
+        #[arg(long, default_value_t = digest::MEMORY_MIB)]
         memory_mib: usize,
         /// Rounds, of which the median counts.
-        #[arg(long, default_value_t = 9)]
+        #[arg(long, default_value_t = digest::ROUNDS)]
         rounds: usize,
     },
     /// Commits of three nodes in one thread: one packet an entry against a burst an entry.
     Commit {
         /// Entries to commit in each round.
-        #[arg(long, default_value_t = 20_000)]
+        #[arg(long, default_value_t = commit::ENTRIES)]
         entries: usize,
         /// Rounds, of which the median counts.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = commit::ROUNDS)]
         rounds: usize,
     },
     /// Sums up the runs of a soak (`make soak`).
@@ -48,46 +78,19 @@ enum Command {
     },
 }
 
-/// One measured figure.
-#[derive(Clone, Debug, serde::Serialize)]
-struct Row {
-    name: String,
-    value: f64,
-    unit: &'static str,
-    /// Lowest and highest of the rounds.
-    spread: (f64, f64),
-}
-
-impl Row {
-    /// The median of samples.
-    fn median(name: impl Into<String>, unit: &'static str, mut samples: Vec<f64>) -> Self {
-        samples.sort_by(f64::total_cmp);
-        let at = |index: usize| samples.get(index).copied().unwrap_or(f64::NAN);
-        Self {
-            name: name.into(),
-            value: at(samples.len() / 2),
-            unit,
-            spread: (at(0), at(samples.len().saturating_sub(1))),
-        }
-    }
-}
-
 fn main() -> Result<()> {
-    let cli = Cli::parse();
-    let rows = match cli.command {
+    let rows: Vec<Measured> = match Cli::parse().command {
+        Command::Run(arguments) => return run::run(&arguments),
+        Command::Check(arguments) => return run::check(&arguments),
+        Command::Plot { results, svg } => return run::plot(&results, &svg),
+        Command::Promises => {
+            print!("{}", promises::table());
+            return Ok(());
+        }
         Command::Digest { memory_mib, rounds } => digest::run(memory_mib, rounds),
         Command::Commit { entries, rounds } => commit::run(entries, rounds)?,
         Command::Soak { folder } => soak::run(&folder)?,
     };
-    if cli.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(());
-    }
-    for row in rows {
-        println!(
-            "{:<58} {:>10.2} {:<8} ({:.2} to {:.2})",
-            row.name, row.value, row.unit, row.spread.0, row.spread.1
-        );
-    }
+    table::print_measured(&rows);
     Ok(())
 }

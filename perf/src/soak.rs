@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::Row;
+use crate::measured::Measured;
 
 /// What is taken from a run's report: its JSON path, its name, its unit, and what one of it is in
 /// that unit.
@@ -30,7 +30,7 @@ const FIGURES: [(&str, &str, &str, f64); 12] = [
 ];
 
 /// Reads the checker's report in each run's folder.
-pub fn run(folder: &Path) -> Result<Vec<Row>> {
+pub fn run(folder: &Path) -> Result<Vec<Measured>> {
     let entries = std::fs::read_dir(folder)
         .with_context(|| format!("read {}; name a soak's folder", folder.display()))?;
     let mut reports = Vec::new();
@@ -41,7 +41,7 @@ pub fn run(folder: &Path) -> Result<Vec<Row>> {
             .with_context(|| format!("{} is no report", path.display()))?;
         reports.push(report);
     }
-    let mut rows = vec![Row::median("runs", "", vec![reports.len() as f64])];
+    let mut rows = vec![Measured::new("runs", "", vec![reports.len() as f64])];
     for (path, name, unit, scale) in FIGURES {
         let samples: Vec<f64> = reports
             .iter()
@@ -49,7 +49,7 @@ pub fn run(folder: &Path) -> Result<Vec<Row>> {
             .map(|value| value * scale)
             .collect();
         if !samples.is_empty() {
-            rows.push(Row::median(name, unit, samples));
+            rows.push(Measured::new(name, unit, samples));
         }
     }
     Ok(rows)

@@ -1,0 +1,229 @@
+//! The backends that are held against each other, each with a frontend of its own.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::scenario::{Direction, Scenario};
+use crate::interrupt;
+use crate::process::Process;
+use crate::testpmd::{Role, Setup, Testpmd};
+
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// Time for rings to fill and caches to warm after a pause.
+const SETTLE: Duration = Duration::from_millis(60);
+
+/// A backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contestant {
+    /// testpmd with DPDK's vhost: the baseline.
+    Testpmd,
+    /// The same once more, which tells how exact the instrument is.
+    TestpmdAgain,
+    /// `plover node` with `replication = "off"`.
+    Passthrough,
+    /// The sequenced path through a log of so many nodes.
+    Sequenced {
+        /// One or three.
+        nodes: usize,
+    },
+}
+
+/// Where processes run and keep their files.
+pub struct Place<'a> {
+    /// The frontend's polling core and the backend's.
+    pub cores: (usize, usize),
+    /// A folder for sockets and configurations, removed afterwards.
+    pub folder: &'a Path,
+    /// Where our own executables are.
+    pub executables: &'a Path,
+}
+
+/// A backend and its frontend, paused between samples.
+pub struct Pair {
+    backend: Backend,
+    frontend: Testpmd,
+    direction: Direction,
+    commands: Vec<String>,
+}
+
+enum Backend {
+    Testpmd(Testpmd),
+    Own(Process),
+}
+
+impl Backend {
+    fn process(&mut self) -> &mut Process {
+        match self {
+            Self::Testpmd(testpmd) => testpmd.process(),
+            Self::Own(process) => process,
+        }
+    }
+}
+
+impl Contestant {
+    /// As in the names of figures, and for files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Testpmd => "testpmd",
+            Self::TestpmdAgain => "selftest",
+            Self::Passthrough => "passthrough",
+            Self::Sequenced { nodes: 1 } => "sequenced",
+            Self::Sequenced { .. } => "sequenced-three",
+        }
+    }
+
+    /// Starts backend and frontend, begins to forward, and pauses both.
+    pub fn start(self, scenario: Scenario, place: &Place<'_>) -> Result<Pair> {
+        let socket = place.folder.join(format!("{}.sock", self.name()));
+        let mut backend = self.start_backend(scenario, place, &socket)?;
+        backend.process().expect_file(&socket, START_PATIENCE)?;
+        let mut frontend = Testpmd::start(&Setup {
+            role: Role::Frontend(&socket),
+            mode: scenario.frontend_mode(),
+            frame_bytes: scenario.frontend_bytes(),
+            console_core: place.cores.1,
+            polling_core: place.cores.0,
+            name: &prefix(self, "f"),
+        })?;
+        if let Backend::Testpmd(vhost) = &mut backend {
+            vhost.forward()?;
+        }
+        frontend.forward()?;
+        let commands = [backend.process().command(), frontend.process().command()]
+            .map(str::to_owned)
+            .into();
+        let mut pair = Pair {
+            backend,
+            frontend,
+            direction: scenario.direction,
+            commands,
+        };
+        pair.pause()?;
+        Ok(pair)
+    }
+
+    fn start_backend(
+        self,
+        scenario: Scenario,
+        place: &Place<'_>,
+        socket: &Path,
+    ) -> Result<Backend> {
+        let (program, arguments) = match self {
+            Self::Testpmd | Self::TestpmdAgain => {
+                return Testpmd::start(&Setup {
+                    role: Role::Vhost(socket),
+                    mode: scenario.vhost_mode(),
+                    frame_bytes: scenario.frame_bytes,
+                    console_core: place.cores.0,
+                    polling_core: place.cores.1,
+                    name: &prefix(self, "b"),
+                })
+                .map(Backend::Testpmd);
+            }
+            Self::Passthrough => {
+                let config = self.write_config(scenario, place, socket)?;
+                let arguments = vec!["node".to_owned(), config.display().to_string()];
+                ("plover", arguments)
+            }
+            Self::Sequenced { nodes } => {
+                let arguments = [
+                    "backend".to_owned(),
+                    format!("--nodes={nodes}"),
+                    format!("--socket={}", socket.display()),
+                    format!("--uplink={}", scenario.uplink()),
+                    format!("--core={}", place.cores.1),
+                ];
+                ("plover-perf", arguments.into())
+            }
+        };
+        let program = place.executables.join(program);
+        ensure!(
+            program.exists(),
+            "{} is not built: make build",
+            program.display()
+        );
+        Process::start(&program.display().to_string(), &arguments).map(Backend::Own)
+    }
+
+    fn write_config(self, scenario: Scenario, place: &Place<'_>, socket: &Path) -> Result<PathBuf> {
+        let state = place.folder.join(format!("{}-state", self.name()));
+        std::fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
+        let path = place.folder.join(format!("{}.toml", self.name()));
+        let text = passthrough_config(scenario, place, socket, &state);
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+/// The configuration of a node that replicates nothing and polls on one core.
+fn passthrough_config(
+    scenario: Scenario,
+    place: &Place<'_>,
+    socket: &Path,
+    state: &Path,
+) -> String {
+    format!(
+        "name = \"perf\"\n\
+         replication = \"off\"\n\
+         state_dir = \"{state}\"\n\
+         [uplink.port]\n\
+         vdev = \"{uplink}\"\n\
+         [guest]\n\
+         mac = \"52:54:00:00:00:10\"\n\
+         socket = \"{socket}\"\n\
+         [eal]\n\
+         huge_pages = \"on\"\n\
+         memory_mib = {memory}\n\
+         main_core = {main}\n\
+         [poll]\n\
+         mode = \"busy\"\n\
+         core = {core}\n",
+        state = state.display(),
+        uplink = scenario.uplink(),
+        socket = socket.display(),
+        memory = crate::testpmd::MEMORY_MIB,
+        main = place.cores.0,
+        core = place.cores.1,
+    )
+}
+
+/// Tells the DPDK processes of a run apart, and those of several runs.
+fn prefix(contestant: Contestant, side: &str) -> String {
+    format!("plover-perf-{}-{side}", contestant.name())
+}
+
+impl Pair {
+    /// The command lines of both processes.
+    pub fn commands(&self) -> &[String] {
+        &self.commands
+    }
+
+    /// Millions of packets a second over a while, counted by the frontend with its own clock.
+    pub fn sample(&mut self, window: Duration) -> Result<f64> {
+        self.backend.process().resume()?;
+        self.frontend.process().resume()?;
+        interrupt::sleep(SETTLE)?;
+        self.frontend.stats()?;
+        interrupt::sleep(window)?;
+        let stats = self.frontend.stats()?;
+        self.pause()?;
+        let rate = match self.direction {
+            Direction::GuestToHost => stats.sent_per_second,
+            Direction::HostToGuest | Direction::Forward => stats.received_per_second,
+        };
+        ensure!(
+            rate > 0.0,
+            "no packet moved {}",
+            self.direction.name().replace('-', " ")
+        );
+        Ok(rate / 1e6)
+    }
+
+    /// The frontend first: the backend then stands with what it had left to do.
+    fn pause(&mut self) -> Result<()> {
+        self.frontend.process().pause()?;
+        self.backend.process().pause()
+    }
+}

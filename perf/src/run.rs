@@ -1,0 +1,166 @@
+//! `plover-perf run` and `check`: all parts, one file of results.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::datapath::{self, Direction};
+use crate::figure::Figure;
+use crate::machine::Machine;
+use crate::measured::Measured;
+use crate::promises::{self, Part, Promise};
+use crate::{check, commit, digest, interrupt, plot, results, table};
+
+/// What to measure and where to put it.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Only this part.
+    #[arg(long)]
+    only: Option<Part>,
+    /// The data path: only this direction.
+    #[arg(long)]
+    direction: Option<Direction>,
+    /// The data path: only frames of this size.
+    #[arg(long)]
+    frame_bytes: Option<usize>,
+    /// The data path: these two cores, `frontend,backend`; otherwise the nearest two.
+    #[arg(long, value_parser = parse_cores)]
+    cores: Option<(usize, usize)>,
+    /// The data path: testpmd against itself and nothing of ours.
+    #[arg(long)]
+    selftest: bool,
+    /// Fewer and shorter samples.
+    #[arg(long)]
+    quick: bool,
+    /// The file of results; rows that are not measured now stay in it.
+    #[arg(long, default_value = "target/perf/results.json")]
+    results: PathBuf,
+    /// Draw the data path's figures into this SVG afterwards.
+    #[arg(long)]
+    plot: Option<PathBuf>,
+}
+
+/// What to check.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Only this part.
+    #[arg(long)]
+    only: Option<Part>,
+    /// The file of results.
+    #[arg(long, default_value = "target/perf/results.json")]
+    results: PathBuf,
+}
+
+/// Measures, writes the results, prints them.
+pub fn run(arguments: &RunArguments) -> Result<()> {
+    interrupt::install()?;
+    let machine = Machine::here();
+    let promises = promises::all();
+    let mut fresh = Vec::new();
+    let mut keep = |measured: Vec<Measured>| -> Result<()> {
+        let rows = judge(measured, &promises, &machine);
+        fresh.extend(rows.iter().map(|row| row.name.clone()));
+        results::merge(&arguments.results, rows)?;
+        Ok(())
+    };
+    for part in parts(arguments.only) {
+        match part {
+            Part::Hasher => keep(digest::run(digest::MEMORY_MIB, digest::ROUNDS))?,
+            Part::Replication => keep(commit::run(commit::ENTRIES, commit::ROUNDS)?)?,
+            Part::Datapath => datapath::run(&options(arguments), &mut keep)?,
+        }
+    }
+    let rows = results::read(&arguments.results)?;
+    let (new, old): (Vec<Figure>, Vec<Figure>) =
+        rows.into_iter().partition(|row| fresh.contains(&row.name));
+    table::print_results(&new);
+    println!(
+        "{} rows in {}",
+        new.len() + old.len(),
+        arguments.results.display()
+    );
+    if let Some(path) = &arguments.plot {
+        draw(path, &[new, old].concat())?;
+    }
+    Ok(())
+}
+
+/// Fails where a promise does not hold or a row is missing.
+pub fn check(arguments: &CheckArguments) -> Result<()> {
+    let rows = results::read(&arguments.results)?;
+    let wanted = parts(arguments.only);
+    let promises: Vec<Promise> = promises::all()
+        .into_iter()
+        .filter(|promise| wanted.iter().any(|part| part.has(&promise.name)))
+        .collect();
+    let broken = check::broken(&promises, &rows);
+    for failure in &broken {
+        println!("{failure}");
+    }
+    println!(
+        "{} of {} rows are as promised or reported",
+        promises.len() - broken.len(),
+        promises.len()
+    );
+    if !broken.is_empty() {
+        bail!("{} promises do not hold", broken.len());
+    }
+    Ok(())
+}
+
+/// Draws results that are there already.
+pub fn plot(results: &std::path::Path, path: &std::path::Path) -> Result<()> {
+    draw(path, &results::read(results)?)
+}
+
+fn draw(path: &std::path::Path, rows: &[Figure]) -> Result<()> {
+    std::fs::write(path, plot::datapath(rows)?)
+        .with_context(|| format!("write {}", path.display()))?;
+    println!("drawn: {}", path.display());
+    Ok(())
+}
+
+fn parts(only: Option<Part>) -> Vec<Part> {
+    only.map_or_else(|| Part::ALL.into(), |part| vec![part])
+}
+
+fn judge(measured: Vec<Measured>, promises: &[Promise], machine: &Machine) -> Vec<Figure> {
+    measured
+        .into_iter()
+        .map(|figure| {
+            let promise = promises.iter().find(|promise| promise.name == figure.name);
+            Figure::judged(figure, promise, machine)
+        })
+        .collect()
+}
+
+fn options(arguments: &RunArguments) -> datapath::Options {
+    datapath::Options {
+        quick: arguments.quick,
+        direction: arguments.direction,
+        frame_bytes: arguments.frame_bytes,
+        cores: arguments.cores,
+        selftest_only: arguments.selftest,
+    }
+}
+
+fn parse_cores(text: &str) -> Result<(usize, usize), String> {
+    let cores = text
+        .split_once(',')
+        .and_then(|(first, second)| Some((first.parse().ok()?, second.parse().ok()?)));
+    cores.ok_or_else(|| format!("{text:?} is no pair of cores; say 0,1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_two_numbers() {
+        assert_eq!(parse_cores("0,1"), Ok((0, 1)));
+        for text in ["", "1", "1,", "a,b", "0,1,2", "-1,2"] {
+            assert!(parse_cores(text).is_err(), "{text}");
+        }
+    }
+}
