@@ -15,7 +15,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_version",
     "rte_thread_(register|unregister)",
     "rte_mempool_(free|in_use_count|avail_count)",
-    "rte_pktmbuf_(pool_create|alloc|alloc_bulk|free|free_bulk|append|tailroom|chain)",
+    "rte_pktmbuf_(pool_create|alloc|alloc_bulk|free|free_bulk|chain)",
     "rte_eth_(rx|tx)_burst",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_dev_(configure|start|stop|close|info_get|set_mtu|get_mtu|get_port_by_name)",
@@ -26,6 +26,7 @@ const CONSTANTS: &[&str] = &[
     "RTE_PKTMBUF_HEADROOM",
     "RTE_MEMPOOL_CACHE_MAX_SIZE",
     "RTE_LOG_.*",
+    "PLOVER_.*",
 ];
 
 fn main() {

@@ -11,6 +11,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* fopencookie */
 #endif
+#include <stddef.h>
 #include <stdio.h>
 
 #include <rte_config.h>
@@ -24,50 +25,29 @@
 #include <rte_mempool.h>
 #include <rte_version.h>
 
-/* Bytes of one mbuf segment. Returned in two registers: one call per packet, not two. */
-struct plover_span {
-	uint8_t *start;
-	uint64_t bytes;
+/*
+ * Where the fields of an mbuf are that packets are read and written through: as numbers, so that
+ * Rust reaches them without a call, whatever union they are in.
+ */
+enum {
+	PLOVER_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
+	PLOVER_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
+	PLOVER_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
+	PLOVER_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
+	PLOVER_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
+	PLOVER_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
+	PLOVER_MBUF_NEXT = offsetof(struct rte_mbuf, next),
 };
 
-static inline struct plover_span
-plover_mbuf_segment(struct rte_mbuf *mbuf)
-{
-	struct plover_span span;
-
-	span.start = rte_pktmbuf_mtod(mbuf, uint8_t *);
-	span.bytes = rte_pktmbuf_data_len(mbuf);
-	return span;
-}
-
-static inline uint32_t
-plover_mbuf_packet_bytes(const struct rte_mbuf *mbuf)
-{
-	return rte_pktmbuf_pkt_len(mbuf);
-}
-
-/* Bytes of the longest of `count` packets: one call per burst. */
-static inline uint32_t
-plover_burst_longest(struct rte_mbuf *const *mbufs, uint16_t count)
-{
-	uint32_t longest = 0;
-
-	for (uint16_t i = 0; i < count; i++)
-		longest = RTE_MAX(longest, rte_pktmbuf_pkt_len(mbufs[i]));
-	return longest;
-}
-
-static inline uint16_t
-plover_mbuf_segments(const struct rte_mbuf *mbuf)
-{
-	return mbuf->nb_segs;
-}
-
-static inline struct rte_mbuf *
-plover_mbuf_next(const struct rte_mbuf *mbuf)
-{
-	return mbuf->next;
-}
+/* Rust reads them with these types. */
+#define PLOVER_MBUF_FIELD_BYTES(field) sizeof(((struct rte_mbuf *)0)->field)
+_Static_assert(PLOVER_MBUF_FIELD_BYTES(buf_addr) == 8, "pointer");
+_Static_assert(PLOVER_MBUF_FIELD_BYTES(data_off) == 2, "u16");
+_Static_assert(PLOVER_MBUF_FIELD_BYTES(nb_segs) == 2, "u16");
+_Static_assert(PLOVER_MBUF_FIELD_BYTES(pkt_len) == 4, "u32");
+_Static_assert(PLOVER_MBUF_FIELD_BYTES(data_len) == 2, "u16");
+_Static_assert(PLOVER_MBUF_FIELD_BYTES(buf_len) == 2, "u16");
+_Static_assert(PLOVER_MBUF_FIELD_BYTES(next) == 8, "pointer");
 
 static inline int
 plover_rte_errno(void)

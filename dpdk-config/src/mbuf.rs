@@ -2,6 +2,8 @@
 //! Nothing here allocates memory; buffers come from a [`crate::Mempool`] and go back on drop.
 
 use std::fmt;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::slice;
 
@@ -27,35 +29,35 @@ impl Mbuf {
     }
 
     /// The bytes of the first segment: the whole packet if [`Mbuf::is_contiguous`].
+    #[inline]
     pub fn data(&self) -> &[u8] {
-        // SAFETY: the mbuf is ours, and what is borrowed from it cannot outlive it.
-        unsafe { segment(self.0.as_ptr()) }
+        self.segment().data()
     }
 
     /// The bytes of the first segment, to be changed in place.
+    #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
+        let segment = self.segment();
         // SAFETY: the mbuf is ours and borrowed for writing; the span is its initialised data.
-        unsafe {
-            let span = sys::plover_mbuf_segment(self.0.as_ptr());
-            slice::from_raw_parts_mut(span.start, span.bytes as usize)
-        }
+        unsafe { slice::from_raw_parts_mut(segment.start(), segment.bytes()) }
     }
 
     /// Bytes in the packet, over all segments.
+    #[inline]
     pub fn len(&self) -> usize {
-        // SAFETY: the mbuf is ours.
-        unsafe { sys::plover_mbuf_packet_bytes(self.0.as_ptr()) as usize }
+        self.segment().field::<u32>(sys::PLOVER_MBUF_PKT_LEN) as usize
     }
 
     /// Whether the packet has no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Whether one segment holds the whole packet.
+    #[inline]
     pub fn is_contiguous(&self) -> bool {
-        // SAFETY: the mbuf is ours.
-        unsafe { sys::plover_mbuf_segments(self.0.as_ptr()) == 1 }
+        self.segment().field::<u16>(sys::PLOVER_MBUF_NB_SEGS) == 1
     }
 
     /// The whole packet in one slice: its own bytes if it is contiguous, else copied to `scratch`.
@@ -65,62 +67,128 @@ impl Mbuf {
             return Some(self.data());
         }
         let mut filled = 0;
-        let mut next = self.0.as_ptr();
-        while !next.is_null() {
-            // SAFETY: `next` is a segment of a chain that is ours.
-            let bytes = unsafe { segment(next) };
+        let mut next = Some(self.segment());
+        while let Some(segment) = next {
+            let bytes = segment.data();
             let end = filled + bytes.len();
             scratch.get_mut(filled..end)?.copy_from_slice(bytes);
             filled = end;
-            // SAFETY: as above.
-            next = unsafe { sys::plover_mbuf_next(next) };
+            next = segment.next();
         }
         Some(&scratch[..filled])
     }
 
-    /// Bytes that [`Mbuf::write`] still takes.
+    /// Bytes that [`Mbuf::append`] and [`Mbuf::write`] still take.
+    #[inline]
     pub fn room(&self) -> usize {
-        // SAFETY: the mbuf is ours.
-        usize::from(unsafe { sys::rte_pktmbuf_tailroom(self.0.as_ptr()) })
+        let segment = self.segment();
+        let bytes = usize::from(segment.field::<u16>(sys::PLOVER_MBUF_BUF_LEN));
+        let end = usize::from(segment.field::<u16>(sys::PLOVER_MBUF_DATA_OFF)) + segment.bytes();
+        // An mbuf of several segments would grow in its first, before the others.
+        if self.is_contiguous() {
+            bytes.saturating_sub(end)
+        } else {
+            0
+        }
+    }
+
+    /// Makes the packet `bytes` longer, if there is room, and gives the new bytes to be written.
+    /// What is not written holds what an earlier packet left there.
+    #[inline]
+    pub fn append(&mut self, bytes: usize) -> Option<&mut [MaybeUninit<u8>]> {
+        if bytes > self.room() {
+            return None;
+        }
+        let segment = self.segment();
+        let length = segment.bytes();
+        // SAFETY: the mbuf is ours and borrowed for writing; the room was checked, so the new
+        // bytes are in its buffer and both lengths fit their fields. DPDK mapped the buffer, so
+        // the bytes are initialised, if to nothing of interest.
+        unsafe {
+            segment.set(sys::PLOVER_MBUF_DATA_LEN, (length + bytes) as u16);
+            segment.set(sys::PLOVER_MBUF_PKT_LEN, (length + bytes) as u32);
+            let start = segment.start().add(length).cast();
+            Some(slice::from_raw_parts_mut(start, bytes))
+        }
     }
 
     /// Appends the parts, in order: all of them, or none and an error.
+    #[inline]
     pub fn write(&mut self, parts: &[&[u8]]) -> Result<(), TooLong> {
         let bytes = parts.iter().map(|part| part.len()).sum();
         let room = self.room();
-        let start = match u16::try_from(bytes) {
-            // SAFETY: the mbuf is ours; DPDK checks the room again.
-            Ok(bytes) if usize::from(bytes) <= room => unsafe {
-                sys::rte_pktmbuf_append(self.0.as_ptr(), bytes)
-            },
-            _ => return Err(TooLong { bytes, room }),
-        };
-        let mut to = start.cast::<u8>();
-        if to.is_null() {
-            return Err(TooLong { bytes, room });
-        }
+        let mut to = self.append(bytes).ok_or(TooLong { bytes, room })?;
         for part in parts {
-            // SAFETY: append gave `bytes` bytes at `start`, which the parts fill exactly; a part
-            // cannot overlap a buffer that is borrowed for writing.
-            unsafe {
-                to.copy_from_nonoverlapping(part.as_ptr(), part.len());
-                to = to.add(part.len());
-            }
+            let (now, later) = to.split_at_mut(part.len());
+            now.write_copy_of_slice(part);
+            to = later;
         }
         Ok(())
     }
+
+    /// Appends another packet's segments; gives it back if that makes too many.
+    pub fn chain(&mut self, tail: Mbuf) -> Result<(), Mbuf> {
+        // SAFETY: both are ours; the chain owns the tail from here on, if there is room for it.
+        match unsafe { sys::rte_pktmbuf_chain(self.0.as_ptr(), tail.0.as_ptr()) } {
+            0 => {
+                std::mem::forget(tail);
+                Ok(())
+            }
+            _ => Err(tail),
+        }
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> Segment<'_> {
+        Segment(self.0, PhantomData)
+    }
 }
 
-/// The bytes of one segment.
-///
-/// # Safety
-/// `mbuf` is a valid segment that nobody writes to while the slice lives.
-unsafe fn segment<'a>(mbuf: *mut sys::rte_mbuf) -> &'a [u8] {
-    // SAFETY: `start` and `bytes` of a valid segment lie in its buffer, which drivers and
-    // `write` have filled.
-    unsafe {
-        let span = sys::plover_mbuf_segment(mbuf);
-        slice::from_raw_parts(span.start, span.bytes as usize)
+/// A segment of an mbuf, borrowed from it.
+#[derive(Clone, Copy)]
+struct Segment<'a>(NonNull<sys::rte_mbuf>, PhantomData<&'a Mbuf>);
+
+impl<'a> Segment<'a> {
+    /// The field at an offset that `dpdk-sys` names, of the type that it has there.
+    #[inline(always)]
+    fn field<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: the mbuf is valid while the segment is borrowed. Offsets and sizes come from
+        // DPDK's own header; a call per field would cost more than copying a small packet.
+        unsafe { self.0.cast::<u8>().add(offset as usize).cast::<T>().read() }
+    }
+
+    /// # Safety
+    /// The mbuf is borrowed for writing, and the value is one that the field may have.
+    #[inline(always)]
+    unsafe fn set<T: Copy>(self, offset: u32, value: T) {
+        // SAFETY: as in `field`.
+        unsafe {
+            let field = self.0.cast::<u8>().add(offset as usize).cast::<T>();
+            field.write(value);
+        }
+    }
+
+    #[inline(always)]
+    fn start(self) -> *mut u8 {
+        let buffer: *mut u8 = self.field(sys::PLOVER_MBUF_BUF_ADDR);
+        buffer.wrapping_add(usize::from(self.field::<u16>(sys::PLOVER_MBUF_DATA_OFF)))
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> usize {
+        usize::from(self.field::<u16>(sys::PLOVER_MBUF_DATA_LEN))
+    }
+
+    #[inline(always)]
+    fn data(self) -> &'a [u8] {
+        // SAFETY: start and length of a valid segment lie in its buffer, which drivers and
+        // `append` have filled; what is borrowed from it cannot outlive the mbuf.
+        unsafe { slice::from_raw_parts(self.start(), self.bytes()) }
+    }
+
+    fn next(self) -> Option<Self> {
+        let next = self.field::<*mut sys::rte_mbuf>(sys::PLOVER_MBUF_NEXT);
+        NonNull::new(next).map(|next| Segment(next, PhantomData))
     }
 }
 
@@ -148,6 +216,7 @@ impl Burst {
     }
 
     /// Appends a packet; gives it back if the burst is full.
+    #[inline]
     pub fn push(&mut self, mbuf: Mbuf) -> Result<(), Mbuf> {
         self.0
             .try_push(mbuf)
@@ -155,31 +224,37 @@ impl Burst {
     }
 
     /// Packets held.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Packets that still fit.
+    #[inline]
     pub fn room(&self) -> usize {
         self.0.remaining_capacity()
     }
 
     /// Whether there is no packet.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether no further packet fits.
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.0.is_full()
     }
 
     /// The packets, in order.
+    #[inline]
     pub fn iter(&self) -> slice::Iter<'_, Mbuf> {
         self.0.iter()
     }
 
     /// The packets, in order, to be changed.
+    #[inline]
     pub fn iter_mut(&mut self) -> slice::IterMut<'_, Mbuf> {
         self.0.iter_mut()
     }
@@ -195,23 +270,29 @@ impl Burst {
     }
 
     /// Frees all packets, in bulk.
+    #[inline]
     pub fn clear(&mut self) {
-        let count = self.0.len();
+        self.free_first(self.len());
+    }
+
+    /// Frees the first `count` packets, in bulk; all, if there are fewer.
+    #[inline]
+    pub fn free_first(&mut self, count: usize) {
+        let count = count.min(self.0.len());
         if count == 0 {
             return;
         }
-        // SAFETY: the first `count` pointers are packets of ours, forgotten before they are freed.
+        // SAFETY: the first `count` pointers are packets of ours, and forgotten at once.
         unsafe {
-            self.0.set_len(0);
             sys::rte_pktmbuf_free_bulk(self.pointers(), count as u32);
+            self.forget_first(count);
         }
     }
 
-    /// Bytes of the longest packet, in one call.
-    pub(crate) fn longest(&mut self) -> usize {
-        let count = self.0.len() as u16;
-        // SAFETY: the first `count` pointers are packets of ours.
-        unsafe { sys::plover_burst_longest(self.pointers(), count) as usize }
+    /// Bytes of the longest packet.
+    #[inline]
+    pub(crate) fn longest(&self) -> usize {
+        self.0.iter().map(Mbuf::len).max().unwrap_or(0)
     }
 
     /// The array as DPDK takes it: `Mbuf` is a transparent pointer.
@@ -278,7 +359,6 @@ const _: () = assert!(size_of::<Mbuf>() == size_of::<*mut sys::rte_mbuf>());
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{Eal, EalConfig, Mempool};
 
     #[test]
@@ -290,10 +370,7 @@ mod tests {
         for part in ["two ", "three"] {
             let mut segment = pool.alloc().unwrap();
             segment.write(&[part.as_bytes()]).unwrap();
-            // SAFETY: both are ours; the chain owns the segment from here on.
-            let status = unsafe { sys::rte_pktmbuf_chain(packet.0.as_ptr(), segment.0.as_ptr()) };
-            assert_eq!(status, 0);
-            std::mem::forget(segment);
+            packet.chain(segment).unwrap();
         }
         assert!(!packet.is_contiguous());
         assert_eq!((packet.data(), packet.len()), (&b"one "[..], 13));
