@@ -477,11 +477,11 @@ impl Core {
             if entry.term == self.raft.raft.term && self.raft.raft.state == StateRole::Leader {
                 self.leads_since_term = entry.term;
             }
-            if entry.data.is_empty() {
+            // Input was checked when it came into the log, and changes nothing here.
+            if entry.data.is_empty() || LogEntry::is_input(&entry.data) {
                 continue;
             }
             match LogEntry::decode(&entry.data) {
-                Ok(LogEntry::Input(_)) => {}
                 Ok(entry) => self.apply_control(&entry),
                 Err(_) => self.counters.entries_malformed += 1,
             }

@@ -3,7 +3,7 @@
 //! The log itself is the queue, so that a copy can go back to an earlier position after a sync.
 
 use bytes::Bytes;
-use plover_types::{LogEntry, LogIndex, Packet, PacketBurst, Position};
+use plover_types::{LogIndex, Packet, PacketBurst, Position};
 
 /// Walks the input entries of a log in order.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ impl InputCursor {
         let Some(bytes) = entry(self.position.index) else {
             return false;
         };
-        let Ok(LogEntry::Input(burst)) = LogEntry::decode(&bytes) else {
+        let Some(burst) = PacketBurst::of_log(bytes) else {
             return false;
         };
         self.offset = PacketBurst::FIRST_OFFSET;
@@ -120,7 +120,7 @@ impl InputCursor {
 mod tests {
     use std::collections::BTreeMap;
 
-    use plover_types::{Generation, Offload, PacketBurstBuilder, SyncKind};
+    use plover_types::{Generation, LogEntry, Offload, PacketBurstBuilder, SyncKind};
 
     use super::*;
 

@@ -24,6 +24,13 @@ pub const LOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// the snapshot behind it is not written for each entry.
 pub const COMPACT_ENTRIES: u64 = 256;
 
+/// Bytes by which a log that is only in memory may outgrow what is needed: its entries' memory is
+/// used again while it still is in the processor's cache.
+pub const COMPACT_BYTES: usize = 256 * 1024;
+
+/// Entries that a compaction drops at least.
+pub const COMPACT_ENTRIES_MIN: u64 = 4;
+
 /// How long the group waits after a sync was given up before it starts another.
 pub const RETRY_AFTER_ABORT: Duration = Duration::from_millis(50);
 

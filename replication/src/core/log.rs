@@ -6,7 +6,7 @@ use raft::eraftpb::Snapshot;
 use super::{Action, AwaitingPersist, Core, Persist};
 use crate::epoch::LocalCopy;
 use crate::group::GroupState;
-use crate::limits::COMPACT_ENTRIES;
+use crate::limits::{COMPACT_BYTES, COMPACT_ENTRIES, COMPACT_ENTRIES_MIN};
 
 impl Core {
     pub(super) fn drain_raft(&mut self) {
@@ -145,7 +145,14 @@ impl Core {
         let Some(needed) = needed else { return };
         let to = needed.index.min(self.applied);
         let store = self.raft.mut_store();
-        if to.0 < store.first().0 + COMPACT_ENTRIES {
+        let dropped = to.0.saturating_sub(store.first().0);
+        let is_large = store.bytes() >= COMPACT_BYTES && !self.config.is_durable;
+        let batch = if is_large {
+            COMPACT_ENTRIES_MIN
+        } else {
+            COMPACT_ENTRIES
+        };
+        if dropped < batch {
             return;
         }
         let Some(term) = store.term_of(self.applied) else {

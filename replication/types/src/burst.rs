@@ -9,10 +9,13 @@
 //! | 0 or 10 | [`Offload`], if the packet is not plain |
 //! | length | the packet |
 
+mod chunks;
+
 use std::collections::VecDeque;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
+use self::chunks::Chunks;
 use crate::entry::{EntryError, field};
 use crate::limits::{
     ENTRY_BYTES_MAX, ENTRY_PACKETS_MAX, PACKET_BYTES_MAX, PACKET_BYTES_MIN, QUEUE_PAIRS_MAX,
@@ -155,6 +158,14 @@ impl PacketBurst {
         Some((packet, end))
     }
 
+    /// An entry of a log, whose bytes were checked when they came into it. If they are no input
+    /// entry after all, what is read of it is garbage, but nothing outside of it.
+    #[must_use]
+    pub fn of_log(bytes: Bytes) -> Option<Self> {
+        (bytes.len() > BURST_HEADER_BYTES && bytes[0] == KIND_INPUT)
+            .then_some(Self { encoded: bytes })
+    }
+
     /// The packets, in order.
     pub fn iter(&self) -> impl Iterator<Item = Packet<'_>> {
         let mut offset = Self::FIRST_OFFSET;
@@ -179,47 +190,38 @@ fn read_header([pair, length @ ..]: [u8; PACKET_HEADER_BYTES]) -> (u8, bool, usi
     (pair & !HAS_OFFLOAD, pair & HAS_OFFLOAD != 0, length)
 }
 
-/// Collects packets and encodes them in place: one allocation an entry, none a packet. When an
-/// entry is full the next one starts; no packet is dropped for want of room.
-#[derive(Debug)]
+/// Collects packets and encodes them in place: nothing is allocated for a packet, nor for an entry
+/// once the log is as long as it gets. When an entry is full the next one starts; no packet is
+/// dropped for want of room.
+#[derive(Debug, Default)]
 pub struct PacketBurstBuilder {
+    /// The entry that was begun, and the room of its chunk behind it.
     buffer: BytesMut,
+    /// Packets in the entry that was begun.
+    open_packets: usize,
     /// Full entries that were not taken yet, oldest first.
     full: VecDeque<PacketBurst>,
-}
-
-impl Default for PacketBurstBuilder {
-    fn default() -> Self {
-        Self::new()
-    }
+    full_packets: usize,
+    chunks: Chunks,
 }
 
 impl PacketBurstBuilder {
     /// An empty burst.
     #[must_use]
     pub fn new() -> Self {
-        let mut buffer = BytesMut::new();
-        start_entry(&mut buffer);
-        Self {
-            buffer,
-            full: VecDeque::new(),
-        }
+        Self::default()
     }
 
     /// Packets collected and not taken yet.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.full.iter().map(PacketBurst::len).sum::<usize>() + self.open_packets()
+        self.full_packets + self.open_packets
     }
 
     /// Whether no packet was collected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.full.is_empty() && self.open_packets() == 0
-    }
-
-    fn open_packets(&self) -> usize {
-        usize::from(self.buffer[1])
+        self.len() == 0
     }
 
     /// Adds a packet; if it does not fit the entry that was begun, it starts the next one.
@@ -234,56 +236,79 @@ impl PacketBurstBuilder {
         if !(PACKET_BYTES_MIN..=PACKET_BYTES_MAX).contains(&packet.len()) {
             return Err(field("packet length", packet.len() as u64));
         }
-        let is_plain = offload.is_plain();
-        if !is_plain {
-            offload
-                .check(packet.len())
-                .map_err(|source| EntryError::Offload {
-                    packet: self.open_packets(),
-                    source,
-                })?;
-        }
-        let bytes_max = PACKET_HEADER_BYTES + OFFLOAD_BYTES + packet.len();
-        if self.open_packets() == ENTRY_PACKETS_MAX
-            || self.buffer.len() + bytes_max > ENTRY_BYTES_MAX
-        {
-            self.seal();
-        }
         #[expect(
             clippy::cast_possible_truncation,
             reason = "PACKET_BYTES_MAX fits a u32"
         )]
         let [l0, l1, l2, l3] = (packet.len() as u32).to_le_bytes();
-        self.buffer.reserve(bytes_max);
-        if is_plain {
-            self.buffer.put_slice(&[pair, l0, l1, l2, l3]);
+        if offload.is_plain() {
+            self.make_room(PACKET_HEADER_BYTES + packet.len());
+            self.buffer.extend_from_slice(&[pair, l0, l1, l2, l3]);
         } else {
-            self.buffer.put_slice(&[pair | HAS_OFFLOAD, l0, l1, l2, l3]);
-            self.buffer.put_slice(&offload.to_bytes());
+            let packet_number = self.open_packets;
+            let named = |source| EntryError::Offload {
+                packet: packet_number,
+                source,
+            };
+            offload.check(packet.len()).map_err(named)?;
+            self.make_room(PACKET_HEADER_BYTES + OFFLOAD_BYTES + packet.len());
+            self.buffer
+                .extend_from_slice(&[pair | HAS_OFFLOAD, l0, l1, l2, l3]);
+            self.buffer.extend_from_slice(&offload.to_bytes());
         }
-        self.buffer.put_slice(packet);
-        self.buffer[1] += 1;
+        self.buffer.extend_from_slice(packet);
+        self.open_packets += 1;
         Ok(())
     }
 
+    /// Makes sure that a packet of this many bytes fits the entry that is open afterwards.
+    #[inline]
+    fn make_room(&mut self, packet_bytes: usize) {
+        let bytes = self.buffer.len() + packet_bytes;
+        let fits = self.open_packets < ENTRY_PACKETS_MAX
+            && bytes <= ENTRY_BYTES_MAX
+            && bytes <= self.buffer.capacity();
+        if self.open_packets == 0 || !fits {
+            self.start_entry(packet_bytes);
+        }
+    }
+
+    /// An entry ends with its chunk, too: that is cheaper than to move it.
+    fn start_entry(&mut self, packet_bytes: usize) {
+        self.seal();
+        if self.buffer.capacity() < BURST_HEADER_BYTES + packet_bytes {
+            let rest = std::mem::take(&mut self.buffer);
+            self.buffer = self.chunks.replace(rest);
+        }
+        self.buffer.extend_from_slice(&[KIND_INPUT, 0]);
+    }
+
     fn seal(&mut self) {
+        if self.open_packets == 0 {
+            return;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "ENTRY_PACKETS_MAX fits a u8"
+        )]
+        let count = self.open_packets as u8;
+        self.buffer[1] = count;
+        self.full_packets += self.open_packets;
+        self.open_packets = 0;
         let encoded = self.buffer.split().freeze();
-        start_entry(&mut self.buffer);
         self.full.push_back(PacketBurst { encoded });
     }
 
     /// The oldest entry's packets, or nothing if none is left; full ones come first, then the one
     /// that was begun.
     pub fn finish(&mut self) -> Option<PacketBurst> {
-        if self.full.is_empty() && self.open_packets() > 0 {
+        if self.full.is_empty() {
             self.seal();
         }
-        self.full.pop_front()
+        let burst = self.full.pop_front()?;
+        self.full_packets -= burst.len();
+        Some(burst)
     }
-}
-
-fn start_entry(buffer: &mut BytesMut) {
-    buffer.put_slice(&[KIND_INPUT, 0]);
 }
 
 #[cfg(test)]

@@ -222,6 +222,13 @@ impl LogEntry {
         out.freeze()
     }
 
+    /// Whether these are the bytes of an input entry, if they are an entry's at all.
+    #[inline]
+    #[must_use]
+    pub fn is_input(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&KIND_INPUT)
+    }
+
     /// Checks and reads an entry.
     ///
     /// # Errors

@@ -175,6 +175,7 @@ struct World {
     nodes: Vec<Node>,
     network: Network,
     checker: Checker,
+    builder: PacketBurstBuilder,
     next_packet: u64,
     replica_killed: bool,
     /// A fault destroyed a copy while no other valid one was there: losing the VM is no bug then.
@@ -228,6 +229,7 @@ impl World {
             nodes,
             network: Network::default(),
             checker: Checker::default(),
+            builder: PacketBurstBuilder::new(),
             next_packet: 0,
             replica_killed: false,
             last_copy_destroyed: false,
@@ -549,12 +551,11 @@ impl World {
     fn client_sends(&mut self) -> Result<(), Violation> {
         let number = self.next_packet;
         self.next_packet += 1;
-        let mut builder = PacketBurstBuilder::new();
         let mut packet = [0u8; 64];
         packet[..8].copy_from_slice(&number.to_le_bytes());
-        let pushed = builder.push(pair_of(number), Offload::PLAIN, &packet);
+        let pushed = self.builder.push(pair_of(number), Offload::PLAIN, &packet);
         debug_assert_eq!(pushed, Ok(()));
-        let Some(burst) = builder.finish() else {
+        let Some(burst) = self.builder.finish() else {
             return Ok(());
         };
         for node in 0..self.nodes.len().min(2) {

@@ -157,6 +157,32 @@ fn an_entry_cut_anywhere_is_refused() {
     }
 }
 
+#[test]
+fn an_entry_ends_where_its_chunk_does() {
+    let mut builder = PacketBurstBuilder::new();
+    let frames = 4 * chunks::CHUNK_BYTES / 1500;
+    for number in 0..frames {
+        let byte = u8::try_from(number % 251).expect("below 251");
+        builder
+            .push(0, Offload::PLAIN, &[byte; 1500])
+            .expect("valid");
+    }
+    let mut number = 0;
+    while let Some(entry) = builder.finish() {
+        assert!(entry.encoded().len() > 1500 && decoded(entry.encoded().clone()).is_ok());
+        for packet in entry.iter() {
+            assert!(
+                packet
+                    .bytes
+                    .iter()
+                    .all(|byte| usize::from(*byte) == number % 251)
+            );
+            number += 1;
+        }
+    }
+    assert_eq!(number, frames);
+}
+
 fn packets() -> impl Strategy<Value = Vec<(u8, bool, Vec<u8>)>> {
     let length = prop_oneof![14..200_usize, 1500..9000_usize, Just(PACKET_BYTES_MAX)];
     let packet = (0..QUEUE_PAIRS_MAX, any::<bool>(), length, any::<u8>())
