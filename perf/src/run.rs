@@ -1,6 +1,7 @@
 //! `plover-perf run` and `check`: all parts, one file of results.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -33,6 +34,10 @@ pub struct RunArguments {
     /// Fewer and shorter samples.
     #[arg(long)]
     quick: bool,
+    /// The data path: how long to wait, for each direction and size, for cores that are near to
+    /// each other.
+    #[arg(long, default_value_t = 15)]
+    patience_seconds: u64,
     /// The file of results; rows that are not measured now stay in it.
     #[arg(long, default_value = "target/perf/results.json")]
     results: PathBuf,
@@ -59,7 +64,8 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     let promises = promises::all();
     let mut fresh = Vec::new();
     let mut keep = |measured: Vec<Measured>| -> Result<()> {
-        let rows = judge(measured, &promises, &machine);
+        // Now, not before: hugepages are those that the measurement had.
+        let rows = judge(measured, &promises, &Machine::here());
         fresh.extend(rows.iter().map(|row| row.name.clone()));
         results::merge(&arguments.results, rows)?;
         Ok(())
@@ -68,7 +74,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         match part {
             Part::Hasher => keep(digest::run(digest::MEMORY_MIB, digest::ROUNDS))?,
             Part::Replication => keep(commit::run(commit::ENTRIES, commit::ROUNDS)?)?,
-            Part::Datapath => datapath::run(&options(arguments), &mut keep)?,
+            Part::Datapath => datapath::run(&options(arguments, &machine), &mut keep)?,
         }
     }
     let rows = results::read(&arguments.results)?;
@@ -110,11 +116,11 @@ pub fn check(arguments: &CheckArguments) -> Result<()> {
 }
 
 /// Draws results that are there already.
-pub fn plot(results: &std::path::Path, path: &std::path::Path) -> Result<()> {
+pub fn plot(results: &Path, path: &Path) -> Result<()> {
     draw(path, &results::read(results)?)
 }
 
-fn draw(path: &std::path::Path, rows: &[Figure]) -> Result<()> {
+fn draw(path: &Path, rows: &[Figure]) -> Result<()> {
     std::fs::write(path, plot::datapath(rows)?)
         .with_context(|| format!("write {}", path.display()))?;
     println!("drawn: {}", path.display());
@@ -135,14 +141,27 @@ fn judge(measured: Vec<Measured>, promises: &[Promise], machine: &Machine) -> Ve
         .collect()
 }
 
-fn options(arguments: &RunArguments) -> datapath::Options {
+fn options(arguments: &RunArguments, machine: &Machine) -> datapath::Options {
     datapath::Options {
         quick: arguments.quick,
         direction: arguments.direction,
         frame_bytes: arguments.frame_bytes,
         cores: arguments.cores,
         selftest_only: arguments.selftest,
+        patience: Duration::from_secs(arguments.patience_seconds),
+        known_round_trips_ns: known_round_trips(&arguments.results, machine),
     }
+}
+
+/// How near this machine's cores have been seen before. A file that is not there or not ours tells
+/// nothing; that it is not ours is said when it is written.
+fn known_round_trips(path: &Path, machine: &Machine) -> Vec<f64> {
+    let rows = results::read(path).unwrap_or_default();
+    rows.iter()
+        .filter(|row| row.machine.cpu == machine.cpu && row.machine.cores == machine.cores)
+        .filter_map(|row| row.placement)
+        .map(|placement| (placement.round_trip_ns_min * placement.round_trip_ns_max).sqrt())
+        .collect()
 }
 
 fn parse_cores(text: &str) -> Result<(usize, usize), String> {

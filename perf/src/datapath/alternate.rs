@@ -1,7 +1,7 @@
 //! A B A B …: samples of several pairs in turn, kept where the cores were as near before as after.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -10,14 +10,20 @@ use crate::placement::{Classes, Placement, round_trip_ns};
 
 /// Fewer complete rounds than this are no result.
 const ROUNDS_MIN: usize = 3;
+/// So many samples may be taken again because the cores moved while one was taken.
+const RETRIES: usize = 24;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Samples of each pair.
+    /// How often the processes are started anew: where they lie in memory makes a difference.
+    pub starts: usize,
+    /// Samples of each pair at each start.
     pub rounds: usize,
     /// How long a sample takes.
     pub window: Duration,
+    /// How long to wait, in all, for cores that were seen nearer to each other before.
+    pub patience: Duration,
 }
 
 /// What was measured of one pair in one round.
@@ -40,72 +46,81 @@ pub struct Kept {
     pub placement: Placement,
 }
 
-/// Measures the pairs in turn.
-pub fn alternate(
-    pairs: &mut [Result<Pair, String>],
+/// The samples of several pairs while they are taken.
+pub struct Rounds {
     cores: (usize, usize),
     effort: Effort,
-) -> Result<Kept> {
-    let mut rounds = Rounds::new(pairs.len(), cores)?;
-    for round in 0..effort.rounds {
-        for (at, slot) in pairs.iter_mut().enumerate() {
-            let failure = match slot {
-                Ok(pair) => rounds.measure(at, round, pair, effort).err(),
-                Err(_) => None,
-            };
-            if let Some(error) = failure {
-                crate::interrupt::check()?;
-                *slot = Err(format!("{error:#}"));
-            }
-        }
-    }
-    let failures = pairs.iter().map(|pair| pair.as_ref().err().cloned());
-    rounds.select(failures.collect())
-}
-
-struct Rounds {
-    cores: (usize, usize),
     samples: Vec<Vec<Sample>>,
+    /// Every round trip of this run, and those known from runs before.
     probes_ns: Vec<f64>,
-    /// How many samples may still be taken again.
+    last_ns: f64,
     retries_left: usize,
+    patience_left: Duration,
 }
 
 impl Rounds {
-    fn new(pairs: usize, cores: (usize, usize)) -> Result<Self> {
-        const RETRIES: usize = 24;
+    /// For so many pairs. `known_ns` are round trips that these cores had before.
+    pub fn new(
+        pairs: usize,
+        cores: (usize, usize),
+        effort: Effort,
+        known_ns: &[f64],
+    ) -> Result<Self> {
+        let last_ns = round_trip_ns(cores)?;
         Ok(Self {
             cores,
+            effort,
             samples: vec![Vec::new(); pairs],
-            probes_ns: vec![round_trip_ns(cores)?],
+            probes_ns: [known_ns, &[last_ns]].concat(),
+            last_ns,
             retries_left: RETRIES,
+            patience_left: effort.patience,
         })
     }
 
-    /// Takes a sample, again while the cores are not near and there is patience.
-    fn measure(&mut self, at: usize, round: usize, pair: &mut Pair, effort: Effort) -> Result<()> {
+    /// Takes a sample of one pair, again while the cores are not near and there is patience.
+    pub fn measure(&mut self, at: usize, round: usize, pair: &mut Pair) -> Result<()> {
         loop {
-            let before_ns = self.probes_ns.last().copied().unwrap_or(f64::NAN);
-            let rate = pair.sample(effort.window)?;
-            let after_ns = round_trip_ns(self.cores)?;
-            self.probes_ns.push(after_ns);
+            self.wait_for_near()?;
+            let before_ns = self.last_ns;
+            let rate = pair.sample(self.effort.window)?;
+            let after_ns = self.probe()?;
             self.samples[at].push(Sample {
                 round,
                 rate,
                 before_ns,
                 after_ns,
             });
-            let classes = Classes::of(&self.probes_ns);
-            let is_near = classes.find(before_ns) == Some(0) && classes.find(after_ns) == Some(0);
-            if is_near || self.retries_left == 0 {
+            if (self.is_near(before_ns) && self.is_near(after_ns)) || self.retries_left == 0 {
                 return Ok(());
             }
             self.retries_left -= 1;
         }
     }
 
+    fn probe(&mut self) -> Result<f64> {
+        self.last_ns = round_trip_ns(self.cores)?;
+        self.probes_ns.push(self.last_ns);
+        Ok(self.last_ns)
+    }
+
+    fn is_near(&self, round_trip_ns: f64) -> bool {
+        Classes::of(&self.probes_ns).find(round_trip_ns) == Some(0)
+    }
+
+    /// Probing keeps both cores busy, so the hypervisor has reason to move them together.
+    fn wait_for_near(&mut self) -> Result<()> {
+        while !self.is_near(self.last_ns) && !self.patience_left.is_zero() {
+            let start = Instant::now();
+            crate::interrupt::sleep(Duration::from_millis(20))?;
+            self.probe()?;
+            self.patience_left = self.patience_left.saturating_sub(start.elapsed());
+        }
+        Ok(())
+    }
+
     /// The samples of the nearest class in which enough rounds are complete.
-    fn select(self, failures: Vec<Option<String>>) -> Result<Kept> {
+    pub fn select(self, failures: Vec<Option<String>>) -> Result<Kept> {
         let classes = Classes::of(&self.probes_ns);
         let runs: Vec<usize> = (0..failures.len())
             .filter(|at| failures[*at].is_none())
@@ -207,9 +222,17 @@ mod tests {
             .collect();
         Rounds {
             cores: (0, 1),
+            effort: Effort {
+                starts: 1,
+                rounds: 3,
+                window: Duration::ZERO,
+                patience: Duration::ZERO,
+            },
             samples,
             probes_ns,
+            last_ns: 60.0,
             retries_left: 0,
+            patience_left: Duration::ZERO,
         }
     }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use self::alternate::{Effort, Kept, alternate, ratios};
+use self::alternate::{Effort, Kept, Rounds, ratios};
 use self::contestant::{Contestant, Pair, Place};
 pub use self::scenario::Direction;
 use self::scenario::Scenario;
@@ -41,6 +41,10 @@ pub struct Options {
     pub cores: Option<(usize, usize)>,
     /// The baseline and itself, nothing of ours.
     pub selftest_only: bool,
+    /// How long to wait, for each scenario, for cores that are near to each other.
+    pub patience: Duration,
+    /// Round trips of the cores that runs before this one have seen, in ns.
+    pub known_round_trips_ns: Vec<f64>,
 }
 
 const FRAME_BYTES: [usize; 3] = [64, 512, 1500];
@@ -92,11 +96,17 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
     scenarios
 }
 
-fn effort(quick: bool) -> Effort {
-    let (rounds, window_ms) = if quick { (3, 120) } else { (9, 250) };
+fn effort(options: &Options) -> Effort {
+    let (starts, rounds, window_ms) = if options.quick {
+        (1, 3, 120)
+    } else {
+        (2, 5, 250)
+    };
     Effort {
+        starts,
         rounds,
         window: Duration::from_millis(window_ms),
+        patience: options.patience,
     }
 }
 
@@ -106,6 +116,66 @@ fn measure(
     cores: (usize, usize),
     options: &Options,
 ) -> Result<Vec<Measured>> {
+    let effort = effort(options);
+    let known_ns = &options.known_round_trips_ns;
+    let mut rounds = Rounds::new(contestants.len(), cores, effort, known_ns)?;
+    let mut entrants: Vec<Entrant> = contestants.iter().map(|one| Entrant::new(*one)).collect();
+    for start in 0..effort.starts {
+        let mut pairs = start_all(scenario, &mut entrants, cores, start % 2 == 1)?;
+        let first = start * effort.rounds;
+        for round in first..first + effort.rounds {
+            for (at, entrant) in entrants.iter_mut().enumerate() {
+                entrant.attempt(&mut pairs[at], |pair| rounds.measure(at, round, pair))?;
+            }
+        }
+        // The next start finds the cores and the memory free.
+        drop(pairs);
+    }
+    let failures = entrants.iter().map(|entrant| entrant.failure.clone());
+    let kept = rounds.select(failures.collect())?;
+    Ok(figures(scenario, &entrants, &kept))
+}
+
+/// A backend in a scenario, over all starts.
+struct Entrant {
+    contestant: Contestant,
+    commands: Vec<String>,
+    /// Why it is out.
+    failure: Option<String>,
+}
+
+impl Entrant {
+    fn new(contestant: Contestant) -> Self {
+        Self {
+            contestant,
+            commands: Vec::new(),
+            failure: None,
+        }
+    }
+
+    /// Does something with its pair, if it has one; an error puts it out. An interruption ends all.
+    fn attempt(
+        &mut self,
+        pair: &mut Option<Pair>,
+        action: impl FnOnce(&mut Pair) -> Result<()>,
+    ) -> Result<()> {
+        let Some(running) = pair else { return Ok(()) };
+        if let Err(error) = action(running) {
+            crate::interrupt::check()?;
+            self.failure = Some(format!("{error:#}"));
+            *pair = None;
+        }
+        Ok(())
+    }
+}
+
+/// A pair for each that is not out.
+fn start_all(
+    scenario: Scenario,
+    entrants: &mut [Entrant],
+    cores: (usize, usize),
+    is_reversed: bool,
+) -> Result<Vec<Option<Pair>>> {
     let folder = tempfile::Builder::new()
         .prefix("plover-perf-")
         .tempdir()
@@ -115,24 +185,32 @@ fn measure(
         folder: folder.path(),
         executables: &executables()?,
     };
-    let mut pairs: Vec<Result<Pair, String>> = Vec::new();
-    for contestant in contestants {
-        crate::interrupt::check()?;
-        let pair = contestant.start(scenario, &place);
-        pairs.push(pair.map_err(|error| format!("{error:#}")));
+    let mut pairs: Vec<Option<Pair>> = entrants.iter().map(|_| None).collect();
+    let mut order: Vec<usize> = (0..entrants.len()).collect();
+    if is_reversed {
+        order.reverse();
     }
-    if let Some(Err(reason)) = pairs.first() {
-        anyhow::bail!("the baseline does not run: {reason}");
+    for at in order {
+        let entrant = &mut entrants[at];
+        if entrant.failure.is_some() {
+            continue;
+        }
+        match entrant.contestant.start(scenario, &place) {
+            Ok(pair) => {
+                entrant.commands = pair.commands().to_vec();
+                pairs[at] = Some(pair);
+            }
+            Err(error) => {
+                crate::interrupt::check()?;
+                ensure!(
+                    entrant.contestant != Contestant::Testpmd,
+                    "the baseline does not run: {error:#}"
+                );
+                entrant.failure = Some(format!("{error:#}"));
+            }
+        }
     }
-    let commands: Vec<Vec<String>> = pairs
-        .iter()
-        .map(|pair| {
-            pair.as_ref()
-                .map_or_else(|_| Vec::new(), |p| p.commands().to_vec())
-        })
-        .collect();
-    let kept = alternate(&mut pairs, cores, effort(options.quick))?;
-    Ok(figures(scenario, contestants, &commands, &kept))
+    Ok(pairs)
 }
 
 fn executables() -> Result<PathBuf> {
@@ -155,29 +233,25 @@ fn ratio_of(contestant: Contestant) -> Option<(&'static str, Contestant)> {
 }
 
 /// Rates of all, and the ratios.
-fn figures(
-    scenario: Scenario,
-    contestants: &[Contestant],
-    commands: &[Vec<String>],
-    kept: &Kept,
-) -> Vec<Measured> {
+fn figures(scenario: Scenario, entrants: &[Entrant], kept: &Kept) -> Vec<Measured> {
     let name = |what: &str| format!("datapath/{what}/{}", scenario.name());
     let mut figures = Vec::new();
-    for (at, contestant) in contestants.iter().enumerate() {
+    for (at, entrant) in entrants.iter().enumerate() {
         let series = kept.series[at].as_ref();
-        if *contestant != Contestant::TestpmdAgain {
+        let own = &entrant.commands;
+        if entrant.contestant != Contestant::TestpmdAgain {
             let rate = series.map(|series| series.values().copied().collect());
-            let own = commands[at].clone();
-            figures.push(figure(name(contestant.name()), "Mpps", rate, own, kept));
+            let name = name(entrant.contestant.name());
+            figures.push(figure(name, "Mpps", rate, own.clone(), kept));
         }
-        let Some((what, other)) = ratio_of(*contestant) else {
+        let Some((what, other)) = ratio_of(entrant.contestant) else {
             continue;
         };
-        let Some(base) = contestants.iter().position(|base| *base == other) else {
+        let Some(base) = entrants.iter().position(|base| base.contestant == other) else {
             continue;
         };
         let ratio = series.and_then(|own| Ok(ratios(own, kept.series[base].as_ref()?)));
-        let both = [commands[at].clone(), commands[base].clone()].concat();
+        let both = [&own[..], &entrants[base].commands[..]].concat();
         figures.push(figure(name(what), "ratio", ratio, both, kept));
     }
     figures
@@ -194,9 +268,15 @@ fn figure(
         Ok(samples) => Measured::new(name, unit, samples),
         Err(reason) => Measured::failed(name, unit, reason),
     };
+    let is_far = kept.placement.class > 0;
+    let far = format!(
+        "the cores were {:.0} ns apart and have been nearer",
+        kept.placement.round_trip_ns_min
+    );
     Measured {
         commands,
         placement: Some(kept.placement),
+        reason: measured.reason.or(is_far.then_some(far)),
         ..measured
     }
 }
