@@ -17,6 +17,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_mempool_(free|in_use_count|avail_count)",
     "rte_pktmbuf_(pool_create|alloc|alloc_bulk|free|free_bulk|chain)",
     "rte_eth_(rx|tx)_burst",
+    "rte_eth_tx_prepare",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_dev_(configure|start|stop|close|info_get|set_mtu|get_mtu|get_port_by_name)",
     "rte_eth_dev_(adjust_nb_rx_tx_desc|set_link_up|set_link_down|rx_intr_ctl_q_get_fd)",

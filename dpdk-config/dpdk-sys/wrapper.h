@@ -49,6 +49,54 @@ _Static_assert(PLOVER_MBUF_FIELD_BYTES(data_len) == 2, "u16");
 _Static_assert(PLOVER_MBUF_FIELD_BYTES(buf_len) == 2, "u16");
 _Static_assert(PLOVER_MBUF_FIELD_BYTES(next) == 8, "pointer");
 
+/* mbuf flags as integers: bindgen does not evaluate their macros. */
+static const uint64_t PLOVER_TX_TCP_SEG = RTE_MBUF_F_TX_TCP_SEG;
+static const uint64_t PLOVER_TX_TCP_CKSUM = RTE_MBUF_F_TX_TCP_CKSUM;
+static const uint64_t PLOVER_TX_UDP_CKSUM = RTE_MBUF_F_TX_UDP_CKSUM;
+static const uint64_t PLOVER_TX_IP_CKSUM = RTE_MBUF_F_TX_IP_CKSUM;
+static const uint64_t PLOVER_TX_IPV4 = RTE_MBUF_F_TX_IPV4;
+static const uint64_t PLOVER_TX_IPV6 = RTE_MBUF_F_TX_IPV6;
+
+static inline void
+plover_mbuf_request(struct rte_mbuf *mbuf, uint64_t flags, uint16_t l2_bytes, uint16_t l3_bytes,
+		uint16_t l4_bytes, uint16_t segment_bytes)
+{
+	mbuf->ol_flags |= flags;
+	mbuf->l2_len = l2_bytes;
+	mbuf->l3_len = l3_bytes;
+	mbuf->l4_len = l4_bytes;
+	mbuf->tso_segsz = segment_bytes;
+}
+
+/* Whether the port is to cut this packet. */
+static inline int
+plover_mbuf_to_be_cut(const struct rte_mbuf *mbuf)
+{
+	return (mbuf->ol_flags & RTE_MBUF_F_TX_TCP_SEG) != 0;
+}
+
+enum {
+	PLOVER_CHECKSUM_UNKNOWN,
+	PLOVER_CHECKSUM_GOOD,
+	PLOVER_CHECKSUM_BAD,
+	PLOVER_CHECKSUM_UNFINISHED,
+};
+
+static inline uint32_t
+plover_mbuf_rx_checksum(const struct rte_mbuf *mbuf)
+{
+	switch (mbuf->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) {
+	case RTE_MBUF_F_RX_L4_CKSUM_GOOD:
+		return PLOVER_CHECKSUM_GOOD;
+	case RTE_MBUF_F_RX_L4_CKSUM_BAD:
+		return PLOVER_CHECKSUM_BAD;
+	case RTE_MBUF_F_RX_L4_CKSUM_NONE:
+		return PLOVER_CHECKSUM_UNFINISHED;
+	default:
+		return PLOVER_CHECKSUM_UNKNOWN;
+	}
+}
+
 static inline int
 plover_rte_errno(void)
 {

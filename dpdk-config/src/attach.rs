@@ -13,6 +13,7 @@ use crate::eal::Eal;
 use crate::error::{DpdkError, errno_of};
 use crate::log::Capture;
 use crate::mempool::Mempool;
+use crate::offloads::PortOffloads;
 use crate::tap_signals::TapSignalsOff;
 
 /// The one queue pair that a port has.
@@ -29,6 +30,8 @@ pub(crate) struct Attached {
     pub text: String,
     /// DPDK's number of the port.
     pub port: u16,
+    /// What the port is configured to finish.
+    pub offloads: PortOffloads,
     bus: &'static CStr,
     name: CString,
     started: bool,
@@ -99,6 +102,7 @@ impl Attached {
         Ok(Attached {
             text: text.clone(),
             port,
+            offloads: PortOffloads::default(),
             bus,
             name,
             started: false,
@@ -116,7 +120,7 @@ impl Attached {
     }
 
     fn configure(
-        &self,
+        &mut self,
         config: &PortConfig,
         info: &sys::rte_eth_dev_info,
         pool: &Mempool,
@@ -124,8 +128,11 @@ impl Attached {
         let mut conf = sys::rte_eth_conf::default();
         // net_tap then tells its descriptor. Other software ports have none, and a NIC's would
         // have to be armed before each sleep.
-        conf.intr_conf
-            .set_rxq(u32::from(is_driver(info, c"net_tap")));
+        let is_tap = is_driver(info, c"net_tap");
+        conf.intr_conf.set_rxq(u32::from(is_tap));
+        let capabilities = (info.rx_offload_capa, info.tx_offload_capa);
+        self.offloads = PortOffloads::choose(config.offloads, is_tap, capabilities);
+        (conf.rxmode.offloads, conf.txmode.offloads) = self.offloads.bits();
         let (mut rx, mut tx) = (config.rx_descriptors, config.tx_descriptors);
         // SAFETY: the port exists and is stopped; the structures outlive the calls, which copy
         // them; the port keeps a handle of the pool as long as it is open.

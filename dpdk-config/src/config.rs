@@ -8,6 +8,7 @@ use crate::limits::{
     DESCRIPTORS_DEFAULT, DESCRIPTORS_MAX, DESCRIPTORS_MIN, FILE_PREFIX_BYTES_MAX,
     MEMORY_MIB_DEFAULT, MEMORY_MIB_MAX, MEMORY_MIB_MIN, MTU_BYTES_MAX, MTU_BYTES_MIN,
 };
+use crate::offloads::OffloadUse;
 use crate::vdev::Vdev;
 
 /// Whether DPDK's memory comes from hugepages.
@@ -90,6 +91,8 @@ pub struct PortConfig {
     pub tx_descriptors: u16,
     /// MTU to set; the device's own without it.
     pub mtu: Option<u16>,
+    /// Which offloads are used.
+    pub offloads: OffloadUse,
 }
 
 /// A [`PortConfig`] as it was written, before its keys were checked against each other.
@@ -101,6 +104,7 @@ struct UncheckedPortConfig {
     rx_descriptors: u16,
     tx_descriptors: u16,
     mtu: Option<u16>,
+    offloads: OffloadUse,
 }
 
 impl Default for UncheckedPortConfig {
@@ -111,6 +115,7 @@ impl Default for UncheckedPortConfig {
             rx_descriptors: DESCRIPTORS_DEFAULT,
             tx_descriptors: DESCRIPTORS_DEFAULT,
             mtu: None,
+            offloads: OffloadUse::default(),
         }
     }
 }
@@ -125,6 +130,7 @@ impl TryFrom<UncheckedPortConfig> for PortConfig {
             rx_descriptors,
             tx_descriptors,
             mtu,
+            offloads,
         } = unchecked;
         let config = PortConfig {
             vdev,
@@ -132,6 +138,7 @@ impl TryFrom<UncheckedPortConfig> for PortConfig {
             rx_descriptors,
             tx_descriptors,
             mtu,
+            offloads,
         };
         config.validate()?;
         Ok(config)
@@ -147,6 +154,7 @@ impl PortConfig {
             rx_descriptors: DESCRIPTORS_DEFAULT,
             tx_descriptors: DESCRIPTORS_DEFAULT,
             mtu: None,
+            offloads: OffloadUse::default(),
         }
     }
 

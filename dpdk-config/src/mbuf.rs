@@ -28,6 +28,10 @@ impl Mbuf {
         Mbuf(raw)
     }
 
+    pub(crate) fn raw(&self) -> *mut sys::rte_mbuf {
+        self.0.as_ptr()
+    }
+
     /// The bytes of the first segment: the whole packet if [`Mbuf::is_contiguous`].
     #[inline]
     pub fn data(&self) -> &[u8] {
@@ -267,6 +271,11 @@ impl Burst {
     /// Keeps the packets that `keep` accepts, in order, and frees the others.
     pub fn retain(&mut self, mut keep: impl FnMut(&Mbuf) -> bool) {
         self.0.retain(|mbuf| keep(mbuf));
+    }
+
+    /// Frees the packet at `index`; the others keep their order.
+    pub(crate) fn remove(&mut self, index: usize) {
+        drop(self.0.remove(index));
     }
 
     /// Frees all packets, in bulk.

@@ -40,6 +40,7 @@ use crate::kernel_interface::{KernelInterface, PacketSocket, packet_sockets};
 use crate::limits::FRAME_OVERHEAD_BYTES;
 use crate::mbuf::Burst;
 use crate::mempool::Mempool;
+use crate::offloads::PortOffloads;
 
 /// What a port has counted since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -58,7 +59,7 @@ pub struct PortStats {
     pub tx_packets: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
-    /// Packets that the driver could not send; `net_tap` counts each attempt.
+    /// Packets that the driver could not send, or not finish; `net_tap` counts each attempt.
     pub tx_errors: u64,
     /// Packets longer than the port's MTU allows, freed instead of sent.
     pub tx_oversize: u64,
@@ -77,6 +78,7 @@ pub struct Port {
     mac: [u8; 6],
     mtu: u16,
     tx_oversize: u64,
+    tx_refused: u64,
     // The device's queue allocates from it.
     _pool: Mempool,
     _not_sync: PhantomData<Cell<()>>,
@@ -106,6 +108,7 @@ impl Port {
             mac,
             mtu,
             tx_oversize: 0,
+            tx_refused: 0,
             _pool: pool.clone(),
             _not_sync: PhantomData,
         })
@@ -128,6 +131,9 @@ impl Port {
     /// in order. Packets that are too long are freed and counted.
     pub fn tx_burst(&mut self, burst: &mut Burst) -> usize {
         self.drop_oversize(burst);
+        if self.device.offloads.any_tx() {
+            self.prepare(burst);
+        }
         let count = burst.len() as u16;
         // SAFETY: the port is started and used by its owner only; the first `count` pointers are
         // packets, and the driver frees as many as it returns.
@@ -139,19 +145,43 @@ impl Port {
         }
     }
 
+    /// Lets the driver bring packets with requests into the form that its device wants. What it
+    /// can't send is freed and counted.
+    fn prepare(&mut self, burst: &mut Burst) {
+        let mut ready = 0;
+        while ready < burst.len() {
+            let count = (burst.len() - ready) as u16;
+            // SAFETY: as in `tx_burst`; `ready` pointers were looked at, `count` are left.
+            let more = unsafe {
+                let next = burst.pointers().add(ready);
+                sys::rte_eth_tx_prepare(self.device.port, QUEUE, next, count)
+            };
+            ready += usize::from(more);
+            if ready < burst.len() {
+                burst.remove(ready);
+                self.tx_refused += 1;
+            }
+        }
+    }
+
     fn drop_oversize(&mut self, burst: &mut Burst) {
         let longest = self.frame_bytes_max();
         if burst.longest() <= longest {
             return;
         }
         let before = burst.len();
-        burst.retain(|mbuf| mbuf.len() <= longest);
+        burst.retain(|mbuf| mbuf.len() <= longest || mbuf.is_to_be_cut());
         self.tx_oversize += (before - burst.len()) as u64;
     }
 
     /// The port's MAC address.
     pub fn mac(&self) -> [u8; 6] {
         self.mac
+    }
+
+    /// What the port finishes in packets.
+    pub fn offloads(&self) -> PortOffloads {
+        self.device.offloads
     }
 
     /// Bytes that the payload of a frame may have.
@@ -241,7 +271,7 @@ impl Port {
             rx_no_mbuf: raw.rx_nombuf,
             tx_packets: raw.opackets,
             tx_bytes: raw.obytes,
-            tx_errors: raw.oerrors,
+            tx_errors: raw.oerrors + self.tx_refused,
             tx_oversize: self.tx_oversize,
         }
     }

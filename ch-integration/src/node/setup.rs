@@ -197,6 +197,7 @@ fn open_port(eal: &Eal, config: &config::PortConfig, name: &str, mbufs: u32) -> 
         rx_descriptors: config.rx_descriptors.unwrap_or(default),
         tx_descriptors: config.tx_descriptors.unwrap_or(default),
         mtu: config.mtu,
+        offloads: dpdk_config::OffloadUse::default(),
     };
     let port = Port::open(eal, &port_config, &pool)?;
     Ok(NodePort::new(port, pool))

@@ -3,9 +3,9 @@
 use plover_types::Offload;
 
 use super::FinishError;
+use super::headers::ETHERNET_BYTES;
 use super::sum::Sum;
 
-const ETHERNET_BYTES: usize = 14;
 /// Where UDP's checksum is in its header. No other protocol has it there.
 const UDP_CHECKSUM_OFFSET: u16 = 6;
 

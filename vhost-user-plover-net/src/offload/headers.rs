@@ -9,6 +9,11 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_VLAN_OUTER: u16 = 0x88a8;
 const VLAN_TAGS_MAX: usize = 2;
 
+/// Bytes of an Ethernet header.
+pub(super) const ETHERNET_BYTES: usize = 14;
+/// Bytes of a VLAN tag in it.
+pub(super) const VLAN_TAG_BYTES: usize = 4;
+
 /// All of the fragment word but "do not fragment": the reserved bit is 0 in any real packet.
 const IPV4_FRAGMENT: u16 = 0xbfff;
 const IPV6_BYTES: usize = 40;
@@ -62,7 +67,13 @@ pub(super) struct Headers {
 }
 
 impl Headers {
-    /// Finds the headers of `frame`, which has to carry `transport`.
+    /// Finds the headers of `frame`, which carries TCP or UDP.
+    pub(super) fn find_any(frame: &[u8]) -> Result<Self, FinishError> {
+        Self::find(frame, Transport::Tcp).or_else(|_| Self::find(frame, Transport::Udp))
+    }
+
+    /// Finds the headers of `frame`, which has to carry `transport`. What IP says of the packet's
+    /// length is not looked at.
     pub(super) fn find(frame: &[u8], transport: Transport) -> Result<Self, FinishError> {
         let (ether_type, ip_at) = ethernet(frame)?;
         let (ip, transport_at) = match ether_type {
@@ -79,6 +90,25 @@ impl Headers {
             transport_at,
             payload_at,
         })
+    }
+
+    /// Whether the packet is as long as IP says. 0 stands for a length that the field can't hold.
+    pub(super) fn check_length(&self, frame: &[u8]) -> Result<(), FinishError> {
+        let (at, counted_from) = match self.ip {
+            Ip::V4 => (self.ip_at + 2, self.ip_at),
+            Ip::V6 => (self.ip_at + 4, self.ip_at + IPV6_BYTES),
+        };
+        let (says, are) = (usize::from(word(frame, at)), frame.len() - counted_from);
+        if says == are || says == 0 {
+            Ok(())
+        } else {
+            Err(FinishError::IpLength { says, are })
+        }
+    }
+
+    /// First byte of the transport header's checksum.
+    pub(super) fn checksum_field(&self) -> usize {
+        self.transport_at + self.transport.checksum_offset()
     }
 }
 
@@ -118,7 +148,6 @@ fn ipv4(frame: &[u8], at: usize, transport: Transport) -> Result<usize, FinishEr
             bytes,
         });
     }
-    check_length(word(header, 2), frame.len() - at)?;
     if word(header, 6) & IPV4_FRAGMENT != 0 {
         return Err(FinishError::Fragment);
     }
@@ -133,7 +162,6 @@ fn ipv6(frame: &[u8], at: usize, transport: Transport) -> Result<usize, FinishEr
     let mut end = at + IPV6_BYTES;
     let header = &upto(frame, "IPv6", end)?[at..];
     check_version(header[0], 6)?;
-    check_length(word(header, 4), frame.len() - end)?;
     let mut next = header[6];
     // A routing header would put another address into the checksum: it is refused here.
     for _ in 0..EXTENSIONS_MAX {
@@ -156,16 +184,6 @@ fn check_version(first: u8, version: u8) -> Result<(), FinishError> {
         Ok(())
     } else {
         Err(FinishError::IpVersion(first >> 4))
-    }
-}
-
-/// 0 stands for a length that the field can't hold; segments get their own in any case.
-fn check_length(says: u16, are: usize) -> Result<(), FinishError> {
-    let says = usize::from(says);
-    if says == are || says == 0 {
-        Ok(())
-    } else {
-        Err(FinishError::IpLength { says, are })
     }
 }
 

@@ -2,10 +2,19 @@
 //! frames. Pure functions over bytes, without allocation; who calls them, and which packets go to
 //! which port, is not known here.
 //!
+//! ```text
+//! guest ──frame, Offload──▶ Egress ──▶ the port finishes it, where it can
+//!                             │
+//!                             └─────▶ we do: finish_checksum, Segments
+//!
+//! port ──▶ received ──▶ frame, Offload ──▶ guest
+//! ```
+//!
 //! The frame and its [`Offload`] are both a hostile guest's. Nothing is taken from one that does
-//! not fit the other: what is wrong is an [`FinishError`], and the packet is dropped and counted.
+//! not fit the other: what is wrong is a [`FinishError`], and the packet is dropped and counted.
 
 mod checksum;
+mod egress;
 mod error;
 mod headers;
 mod segments;
@@ -15,6 +24,7 @@ mod sum;
 mod tests;
 
 pub use checksum::finish_checksum;
+pub use egress::{Egress, EgressError, finish_mbuf, received};
 pub use error::FinishError;
 pub use segments::{Segment, Segments};
 

@@ -109,6 +109,19 @@ impl<'a> Segments<'a> {
         })
     }
 
+    pub(super) fn found(&self) -> &Headers {
+        &self.found
+    }
+
+    /// Sum of addresses and protocol.
+    pub(super) fn pseudo(&self) -> Sum {
+        self.pseudo
+    }
+
+    pub(super) fn segment_bytes(&self) -> u16 {
+        self.segment_bytes as u16
+    }
+
     fn cut(&self, payload: &'a [u8]) -> Segment<'a> {
         let mut segment = Segment {
             headers: self.headers,
@@ -161,7 +174,7 @@ impl<'a> Segments<'a> {
             payload_at,
             ..
         } = self.found;
-        let field = transport_at + transport.checksum_offset();
+        let field = self.found.checksum_field();
         put(&mut segment.headers, field, 0);
         let mut checksum = self
             .pseudo
@@ -200,7 +213,7 @@ impl<'a> Iterator for Segments<'a> {
 impl ExactSizeIterator for Segments<'_> {}
 
 /// The headers of `frame`, if they are what `offload` says.
-pub(super) fn check(frame: &[u8], offload: &Offload) -> Result<Headers, FinishError> {
+fn check(frame: &[u8], offload: &Offload) -> Result<Headers, FinishError> {
     let transport = match offload.gso_type & !GSO_ECN {
         GSO_TCP_IPV4 | GSO_TCP_IPV6 => Transport::Tcp,
         GSO_UDP if offload.gso_type & GSO_ECN == 0 => Transport::Udp,
@@ -216,6 +229,7 @@ pub(super) fn check(frame: &[u8], offload: &Offload) -> Result<Headers, FinishEr
         });
     }
     let found = Headers::find(frame, transport)?;
+    found.check_length(frame)?;
     match (offload.gso_type & !GSO_ECN, found.ip) {
         (GSO_TCP_IPV4, Ip::V6) => return Err(FinishError::IpVersion(6)),
         (GSO_TCP_IPV6, Ip::V4) => return Err(FinishError::IpVersion(4)),
@@ -223,12 +237,7 @@ pub(super) fn check(frame: &[u8], offload: &Offload) -> Result<Headers, FinishEr
     }
     let start = usize::from(offload.checksum_start);
     let field = start + usize::from(offload.checksum_offset);
-    if (start, field)
-        != (
-            found.transport_at,
-            found.transport_at + transport.checksum_offset(),
-        )
-    {
+    if (start, field) != (found.transport_at, found.checksum_field()) {
         return Err(FinishError::ChecksumElsewhere {
             start,
             field,
