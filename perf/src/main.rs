@@ -18,6 +18,7 @@ mod results;
 mod run;
 mod soak;
 mod stats;
+mod syscalls;
 mod table;
 mod testpmd;
 

@@ -250,13 +250,19 @@ fn costs() -> Vec<Promise> {
         ),
         promise(
             "datapath/per-packet/locks",
-            "locks on the hot path while polling",
+            "waits for a lock on the hot path while polling",
             "per packet",
             Bound::AtMost(0.0),
         ),
         promise(
-            "datapath/per-packet/system-calls",
-            "system calls on the hot path while polling",
+            "datapath/per-packet/system-calls/passthrough",
+            "system calls of the poll core under load, passthrough",
+            "per packet",
+            Bound::AtMost(0.0),
+        ),
+        promise(
+            "datapath/per-packet/system-calls/sequenced",
+            "system calls of the poll core under load, a log of one node",
             "per packet",
             Bound::AtMost(0.0),
         ),

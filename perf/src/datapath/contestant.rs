@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::scenario::{Direction, Scenario};
 use crate::interrupt;
 use crate::process::Process;
+use crate::syscalls;
 use crate::testpmd::{Role, Setup, Testpmd};
 
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -219,6 +220,28 @@ impl Pair {
             self.direction.name().replace('-', " ")
         );
         Ok(rate / 1e6)
+    }
+
+    /// System calls of the backend's poll core for each packet that moves meanwhile.
+    pub fn system_calls(&mut self, window: Duration) -> Result<f64> {
+        self.backend.process().resume()?;
+        self.frontend.process().resume()?;
+        let process = self.backend.process().id();
+        let core = syscalls::busiest_thread(process)?;
+        let before = self.moved()?;
+        let calls = syscalls::count(core, window)?;
+        let packets = self.moved()? - before;
+        self.pause()?;
+        ensure!(packets > 0, "no packet moved while calls were counted");
+        Ok(calls as f64 / packets as f64)
+    }
+
+    fn moved(&mut self) -> Result<u64> {
+        let stats = self.frontend.stats()?;
+        Ok(match self.direction {
+            Direction::GuestToHost => stats.sent_packets,
+            Direction::HostToGuest | Direction::Forward => stats.received_packets,
+        })
     }
 
     /// The frontend first: the backend then stands with what it had left to do.

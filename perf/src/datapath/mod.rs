@@ -128,6 +128,9 @@ fn measure(
                 entrant.attempt(&mut pairs[at], |pair| rounds.measure(at, round, pair))?;
             }
         }
+        if start == 0 && scenario == BOTH_WAYS {
+            count_system_calls(&mut entrants, &mut pairs)?;
+        }
         // The next start finds the cores and the memory free.
         drop(pairs);
     }
@@ -136,9 +139,36 @@ fn measure(
     Ok(figures(scenario, &entrants, &kept))
 }
 
+/// Where system calls are counted: packets go both ways.
+const BOTH_WAYS: Scenario = Scenario {
+    direction: Direction::Forward,
+    frame_bytes: 64,
+};
+
+fn count_system_calls(entrants: &mut [Entrant], pairs: &mut [Option<Pair>]) -> Result<()> {
+    const WINDOW: Duration = Duration::from_millis(500);
+    for (entrant, pair) in entrants.iter_mut().zip(pairs) {
+        let is_ours = matches!(
+            entrant.contestant,
+            Contestant::Passthrough | Contestant::Sequenced { nodes: 1 }
+        );
+        if is_ours {
+            let mut calls = None;
+            entrant.attempt(pair, |pair| {
+                calls = Some(pair.system_calls(WINDOW)?);
+                Ok(())
+            })?;
+            entrant.system_calls = calls;
+        }
+    }
+    Ok(())
+}
+
 /// A backend in a scenario, over all starts.
 struct Entrant {
     contestant: Contestant,
+    /// For each packet, where they were counted.
+    system_calls: Option<f64>,
     commands: Vec<String>,
     /// Why it is out.
     failure: Option<String>,
@@ -148,6 +178,7 @@ impl Entrant {
     fn new(contestant: Contestant) -> Self {
         Self {
             contestant,
+            system_calls: None,
             commands: Vec::new(),
             failure: None,
         }
@@ -244,6 +275,7 @@ fn figures(scenario: Scenario, entrants: &[Entrant], kept: &Kept) -> Vec<Measure
             let name = name(entrant.contestant.name());
             figures.push(figure(name, "Mpps", rate, own.clone(), kept));
         }
+        figures.extend(system_calls(entrant));
         let Some((what, other)) = ratio_of(entrant.contestant) else {
             continue;
         };
@@ -255,6 +287,26 @@ fn figures(scenario: Scenario, entrants: &[Entrant], kept: &Kept) -> Vec<Measure
         figures.push(figure(name(what), "ratio", ratio, both, kept));
     }
     figures
+}
+
+/// The rows of what was counted; a lock that has to wait makes a system call, and is among them.
+fn system_calls(entrant: &Entrant) -> Vec<Measured> {
+    let Some(calls) = entrant.system_calls else {
+        return Vec::new();
+    };
+    let row = |name: &str| Measured {
+        commands: entrant.commands.clone(),
+        ..Measured::new(
+            format!("datapath/per-packet/{name}"),
+            "per packet",
+            vec![calls],
+        )
+    };
+    let mut rows = vec![row(&format!("system-calls/{}", entrant.contestant.name()))];
+    if entrant.contestant != Contestant::Passthrough {
+        rows.push(row("locks"));
+    }
+    rows
 }
 
 fn figure(
