@@ -22,8 +22,8 @@ mod test_driver;
 
 pub use control::mailbox::MailboxError;
 pub use control::{
-    ControlSide, MemoryEvent, MemoryListener, MemoryMap, NicConfig, Region, VhostUserServer,
-    channel,
+    CardConfig, ControlSide, MemoryEvent, MemoryListener, MemoryMap, NicConfig, Region,
+    VhostUserServer, channel,
 };
 pub use error::{Refusal, ServerError};
 pub use event_fd::{EventFd, EventFdError};

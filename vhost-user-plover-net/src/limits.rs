@@ -10,9 +10,6 @@ pub const QUEUE_SIZE_MAX: u16 = 1024;
 /// Queue pairs of a card: one for each vCPU of a middling guest. A pair costs two rings to poll.
 pub const QUEUE_PAIRS_MAX: usize = 8;
 
-/// Rings offered to the VMM: those of one pair, a receive and a transmit ring.
-pub const RINGS: usize = 2;
-
 /// Fds that a card can be woken by: its mailbox, and the kicks of all its rings.
 pub const CARD_WAKE_FDS_MAX: usize = 1 + 2 * QUEUE_PAIRS_MAX;
 
@@ -78,7 +75,6 @@ pub const WORD_PAGES: u64 = u64::BITS as u64;
 pub const LOG_PAGE_BYTES: u64 = PAGE_BYTES as u64;
 
 const _: () = assert!(QUEUE_SIZE_MAX.is_power_of_two());
-const _: () = assert!(RINGS <= 2 * QUEUE_PAIRS_MAX);
 const _: () = assert!(QUEUE_PAIRS_MAX <= u8::MAX as usize);
 const _: () = assert!(FRAME_BYTES_MIN < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_ORDINARY < FRAME_BYTES_MAX);

@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use vhost_user_plover_net::{Delivery, GuestNic, MemoryEvent, NicConfig, VhostUserServer, channel};
+use vhost_user_plover_net::{
+    CardConfig, Delivery, GuestNic, MemoryEvent, NicConfig, VhostUserServer, channel,
+};
 
 use qemu::{GUEST_MAC, Qemu, missing};
 
@@ -132,6 +134,7 @@ fn pings_are_answered_in_order_and_none_is_lost_while_the_vm_is_stopped_saved_an
     let (control, nic) = channel(NicConfig {
         on_memory,
         written_pages: None,
+        card: CardConfig::default(),
     })
     .unwrap();
     let socket = folder.path().join("nic");

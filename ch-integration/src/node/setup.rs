@@ -20,7 +20,9 @@ use tracing::{info, warn};
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollConfig, PollCore, PollSetup};
 use vhost_user_plover_net::record::DeliveryRecord;
-use vhost_user_plover_net::{EventFd, NicConfig, VhostUserServer, WrittenPages, channel};
+use vhost_user_plover_net::{
+    CardConfig, EventFd, NicConfig, VhostUserServer, WrittenPages, channel,
+};
 
 use super::driver::{Driver, DriverSetup, Replica};
 use super::hasher_process::HasherSetup;
@@ -308,6 +310,7 @@ fn prepare_replica(
             let _ = memory_sender.send(event);
         }),
         written_pages: Some(Arc::clone(&written)),
+        card: CardConfig::default(),
     })
     .context("make the guest's card")?;
     let server = VhostUserServer::start(&config.vhost_socket(), control)

@@ -1,31 +1,19 @@
-//! The device as `vhost-user-backend` sees it: features, memory tables, and nothing that touches
-//! packets. There is no worker thread: the poll core looks at rings and kick fds itself.
+//! The device as `vhost-user-backend` sees it: what it is ([`CardConfig`](super::CardConfig)), memory
+//! tables, and nothing that touches packets. There is no worker thread: the poll core looks at rings and kick fds itself.
 
 use std::io;
 use std::sync::Arc;
 
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::VhostUserBackend;
 use vhost_user_backend::bitmap::BitmapMmapRegion;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::epoll::EventSet;
 
 use super::session::Session;
 use super::vring::Vring;
-use crate::limits::{QUEUE_SIZE_MAX, RINGS};
+use crate::limits::QUEUE_SIZE_MAX;
 use crate::ring::VmmMemory;
-
-/// Offered to the guest and the VMM. No offloads: a packet is what is on the wire. The log is
-/// offered because QEMU refuses to save any state with a backend that could not keep one.
-pub(super) const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
-    | 1 << VIRTIO_NET_F_MRG_RXBUF
-    | 1 << VIRTIO_RING_F_EVENT_IDX
-    | 1 << VIRTIO_RING_F_INDIRECT_DESC
-    | VhostUserVirtioFeatures::LOG_ALL.bits()
-    | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 #[derive(Clone)]
 pub(super) struct Backend(pub(super) Arc<Session>);
@@ -35,7 +23,7 @@ impl VhostUserBackend for Backend {
     type Vring = Vring;
 
     fn num_queues(&self) -> usize {
-        RINGS
+        self.0.card().rings()
     }
 
     fn max_queue_size(&self) -> usize {
@@ -43,16 +31,19 @@ impl VhostUserBackend for Backend {
     }
 
     fn features(&self) -> u64 {
-        FEATURES
+        self.0.card().features()
     }
 
     fn acked_features(&self, features: u64) {
         self.0.set_features(features);
     }
 
-    /// DEVICE_STATE stays away: Cloud Hypervisor's snapshot would want state that we don't have.
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::LOG_SHMFD
+        self.0.card().protocol_features()
+    }
+
+    fn get_config(&self, offset: u32, bytes: u32) -> Vec<u8> {
+        self.0.card().config_space(offset, bytes)
     }
 
     fn set_event_idx(&self, _enabled: bool) {

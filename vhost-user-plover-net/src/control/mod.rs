@@ -2,6 +2,7 @@
 //! core. No packet passes here.
 
 mod backend;
+mod card;
 pub mod mailbox;
 mod memory;
 mod relay;
@@ -12,5 +13,6 @@ mod vring;
 #[cfg(test)]
 mod tests;
 
+pub use card::CardConfig;
 pub use memory::{MemoryEvent, MemoryListener, MemoryMap, Region};
 pub use vhost_user::{ControlSide, NicConfig, VhostUserServer, channel};

@@ -4,10 +4,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{debug, info};
+use tracing::info;
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use vhost_user_backend::ShutdownHandle;
 
+use super::card::{CardConfig, names};
 use super::mailbox::{Caller, Command, MailboxError, Memory};
 use super::memory::{MemoryEvent, MemoryListener, MemoryMap, check_regions};
 use crate::error::Refusal;
@@ -27,6 +28,7 @@ pub(super) struct Station {
 /// One connection.
 pub(super) struct Session {
     station: Arc<Mutex<Station>>,
+    card: CardConfig,
     counters: Arc<ControlCounters>,
     negotiated: Mutex<Negotiated>,
     ending: Mutex<Ending>,
@@ -46,14 +48,24 @@ struct Ending {
 }
 
 impl Session {
-    pub(super) fn new(station: Arc<Mutex<Station>>, counters: Arc<ControlCounters>) -> Self {
+    pub(super) fn new(
+        station: Arc<Mutex<Station>>,
+        card: CardConfig,
+        counters: Arc<ControlCounters>,
+    ) -> Self {
         Self {
             station,
+            card,
             counters,
             negotiated: Mutex::default(),
             ending: Mutex::default(),
             rings_made: AtomicUsize::new(0),
         }
+    }
+
+    /// What the card is to the guest.
+    pub(super) fn card(&self) -> &CardConfig {
+        &self.card
     }
 
     /// The virtqueues of a connection are made in order.
@@ -103,7 +115,7 @@ impl Session {
 
     pub(super) fn set_features(&self, acked: u64) {
         let former = std::mem::replace(&mut lock(&self.negotiated).features, acked);
-        debug!(features = format_args!("{acked:#x}"), "features negotiated");
+        info!(features = names(acked), "features negotiated");
         if (former ^ acked) & LOG_ALL != 0 {
             self.call_or_refuse(Command::LogForVmm(acked & LOG_ALL != 0));
         }

@@ -17,6 +17,7 @@ use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::GuestMemoryAtomic;
 
 use super::backend::Backend;
+use super::card::CardConfig;
 use super::mailbox::mailbox;
 use super::memory::MemoryListener;
 use super::relay::Relay;
@@ -35,11 +36,14 @@ pub struct NicConfig {
     pub on_memory: MemoryListener,
     /// The log of our own writes, if its reader was given it before there is a memory table.
     pub written_pages: Option<Arc<WrittenPages>>,
+    /// What the card is to the guest.
+    pub card: CardConfig,
 }
 
 /// The control thread's end of a card.
 pub struct ControlSide {
     station: Station,
+    card: CardConfig,
     faults: Receiver<FaultReport>,
 }
 
@@ -53,7 +57,11 @@ pub fn channel(config: NicConfig) -> io::Result<(ControlSide, GuestNic)> {
         written: config.written_pages,
     };
     Ok((
-        ControlSide { station, faults },
+        ControlSide {
+            station,
+            card: config.card,
+            faults,
+        },
         GuestNic::new(callee, fault_sender),
     ))
 }
@@ -100,12 +108,17 @@ impl VhostUserServer {
             threads: Vec::new(),
             stop_log: Some(stop_log),
         };
-        let ControlSide { station, faults } = control;
+        let ControlSide {
+            station,
+            card,
+            faults,
+        } = control;
         server.spawn("plover-ringlog", move || log_faults(&faults, &log_stopped))?;
         let serving = Serving {
             socket: socket.to_owned(),
             listener,
             station: Arc::new(Mutex::new(station)),
+            card,
             counters,
             ending,
         };
@@ -162,6 +175,7 @@ struct Serving {
     socket: PathBuf,
     listener: UnixListener,
     station: Arc<Mutex<Station>>,
+    card: CardConfig,
     counters: Arc<ControlCounters>,
     ending: Arc<Ending>,
 }
@@ -196,6 +210,7 @@ impl Serving {
     fn serve_one(&mut self) {
         let session = Arc::new(Session::new(
             Arc::clone(&self.station),
+            self.card,
             Arc::clone(&self.counters),
         ));
         self.counters.connections.add(1);

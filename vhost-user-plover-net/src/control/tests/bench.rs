@@ -16,7 +16,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::control::{MemoryEvent, NicConfig, VhostUserServer, channel};
+use crate::control::{CardConfig, MemoryEvent, NicConfig, VhostUserServer, channel};
 use crate::guest_nic::GuestNic;
 use crate::ring::VmmMemory;
 use crate::test_driver::{Driver, WRITE, layout};
@@ -50,6 +50,7 @@ impl Bench {
         let (control, nic) = channel(NicConfig {
             on_memory,
             written_pages: None,
+            card: CardConfig::default(),
         })
         .unwrap();
         let server = VhostUserServer::start(&folder.path().join("nic"), control).unwrap();
