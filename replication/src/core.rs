@@ -264,10 +264,24 @@ impl Core {
         }
     }
 
-    /// Offers committed packets in order; see [`InputCursor::deliver`].
+    /// Offers committed packets in order, one by one, until `give` answers false: that one stays
+    /// next. As [`Self::deliver_runs`].
+    pub fn deliver(&mut self, mut give: impl FnMut(Position, &Packet<'_>) -> bool) -> usize {
+        self.deliver_runs(|first, packets| {
+            let mut position = first;
+            let taken = packets.iter().take_while(|packet| {
+                let is_taken = give(position, packet);
+                position.packet += 1;
+                is_taken
+            });
+            taken.count()
+        })
+    }
+
+    /// Offers committed packets in order, in runs; see [`InputCursor::deliver`].
     ///
     /// A copy whose next input is no longer in the log missed it, and is void.
-    pub fn deliver(&mut self, give: impl FnMut(Position, &Packet<'_>) -> bool) -> usize {
+    pub fn deliver_runs(&mut self, give: impl FnMut(Position, &[Packet<'_>]) -> usize) -> usize {
         let store = self.raft.raft.raft_log.store();
         if self.cursor.position().index < store.first() && self.copy.can_serve() {
             self.counters.input_missed += 1;

@@ -2,8 +2,11 @@
 //!
 //! The log itself is the queue, so that a copy can go back to an earlier position after a sync.
 
+use arrayvec::ArrayVec;
 use bytes::Bytes;
 use plover_types::{LogIndex, Packet, PacketBurst, Position};
+
+use crate::limits::RUN_PACKETS_MAX;
 
 /// Walks the input entries of a log in order.
 #[derive(Debug, Default)]
@@ -57,16 +60,18 @@ impl InputCursor {
         }
     }
 
-    /// Offers packets up to entry `applied` to `give`, in order, until it answers false (no
-    /// buffer: the packet stays next). `entry` reads an entry's bytes from the log; where it has
-    /// none (compacted, or not an input entry) the cursor goes on to the next.
+    /// Offers packets up to entry `applied` to `give`, in order and in runs: packets for one queue
+    /// pair that follow each other in one entry, [`RUN_PACKETS_MAX`] at most. `give` answers how
+    /// many it took, from the first on; with fewer than were offered (no buffer) the others stay
+    /// next. `entry` reads an entry's bytes from the log; where it has none (compacted, or not an
+    /// input entry) the cursor goes on to the next.
     ///
     /// Returns the number of packets given.
     pub fn deliver(
         &mut self,
         applied: LogIndex,
         entry: impl Fn(LogIndex) -> Option<Bytes>,
-        mut give: impl FnMut(Position, &Packet<'_>) -> bool,
+        mut give: impl FnMut(Position, &[Packet<'_>]) -> usize,
     ) -> usize {
         let limit = self.limit(applied);
         let mut given = 0;
@@ -76,16 +81,19 @@ impl InputCursor {
                 continue;
             }
             let Some(burst) = &self.burst else { continue };
-            let Some((packet, next)) = burst.packet_at(self.offset) else {
+            let (offered, taken, next) = offer_run(burst, self.offset, |run| {
+                give(self.position, run).min(run.len())
+            });
+            if offered == 0 {
                 self.next_entry();
                 continue;
-            };
-            if !give(self.position, &packet) {
+            }
+            self.offset = next;
+            given += taken;
+            self.position.packet += taken as u32;
+            if taken < offered {
                 break;
             }
-            given += 1;
-            self.offset = next;
-            self.position.packet += 1;
         }
         given
     }
@@ -98,13 +106,8 @@ impl InputCursor {
         let Some(burst) = PacketBurst::of_log(bytes) else {
             return false;
         };
-        self.offset = PacketBurst::FIRST_OFFSET;
-        for _ in 0..self.position.packet {
-            let Some((_, next)) = burst.packet_at(self.offset) else {
-                break;
-            };
-            self.offset = next;
-        }
+        let delivered = self.position.packet as usize;
+        self.offset = skip(&burst, PacketBurst::FIRST_OFFSET, delivered);
         self.burst = Some(burst);
         true
     }
@@ -114,6 +117,45 @@ impl InputCursor {
         self.burst = None;
         self.offset = PacketBurst::FIRST_OFFSET;
     }
+}
+
+/// Offers the run that starts at `offset`. Returns how many packets it has, how many of them were
+/// taken, and where the one after these starts.
+#[inline]
+fn offer_run(
+    burst: &PacketBurst,
+    offset: usize,
+    give: impl FnOnce(&[Packet<'_>]) -> usize,
+) -> (usize, usize, usize) {
+    let mut run = ArrayVec::<Packet<'_>, RUN_PACKETS_MAX>::new();
+    let mut end = offset;
+    while !run.is_full()
+        && let Some((packet, next)) = burst.packet_at(end)
+    {
+        if run.first().is_some_and(|first| first.pair != packet.pair) {
+            break;
+        }
+        run.push(packet);
+        end = next;
+    }
+    if run.is_empty() {
+        return (0, 0, offset);
+    }
+    match give(&run) {
+        taken if taken == run.len() => (taken, taken, end),
+        taken => (run.len(), taken, skip(burst, offset, taken)),
+    }
+}
+
+/// Where the packet starts that follows `packets` of them from `offset` on.
+fn skip(burst: &PacketBurst, mut offset: usize, packets: usize) -> usize {
+    for _ in 0..packets {
+        let Some((_, next)) = burst.packet_at(offset) else {
+            break;
+        };
+        offset = next;
+    }
+    offset
 }
 
 #[cfg(test)]
@@ -151,15 +193,42 @@ mod tests {
         cursor.deliver(
             LogIndex(applied),
             |index| log.get(&index).cloned(),
-            |_, packet| {
-                if got.len() == room {
-                    return false;
-                }
-                got.push(packet.bytes[0]);
-                true
+            |_, packets| {
+                let taken = packets.len().min(room - got.len());
+                got.extend(packets[..taken].iter().map(|packet| packet.bytes[0]));
+                taken
             },
         );
         got
+    }
+
+    #[test]
+    fn a_run_is_of_one_pair_and_ends_with_its_entry() {
+        let mut builder = PacketBurstBuilder::new();
+        for pair in [0, 0, 1, 0].into_iter().chain([2; 40]) {
+            builder
+                .push(pair, Offload::PLAIN, &[pair; 20])
+                .expect("valid");
+        }
+        let entry = builder.finish().expect("not empty").encoded().clone();
+        let mut runs = Vec::new();
+        let mut cursor = InputCursor::default();
+        cursor.seek(Position::start_of(LogIndex(1)));
+        cursor.deliver(
+            LogIndex(2),
+            |_| Some(entry.clone()),
+            |position, packets| {
+                assert!(packets.iter().all(|packet| packet.pair == packets[0].pair));
+                runs.push((position.index.0, position.packet, packets.len()));
+                packets.len()
+            },
+        );
+        let of_entry = [(0, 2), (2, 1), (3, 1), (4, 32), (36, 8)];
+        let expected: Vec<_> = [1, 2]
+            .into_iter()
+            .flat_map(|index| of_entry.map(|(first, count)| (index, first, count)))
+            .collect();
+        assert_eq!(runs, expected);
     }
 
     #[test]

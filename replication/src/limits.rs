@@ -20,6 +20,9 @@ pub const UNCOMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// input: a guest that takes no packets, or a group that finishes no sync, must not eat the host.
 pub const LOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Packets offered for delivery at once: a DPDK burst, and what the guest's ring takes in a pass.
+pub const RUN_PACKETS_MAX: usize = 32;
+
 /// Entries by which the log may outgrow what is needed before it is compacted: a batch, so that
 /// the snapshot behind it is not written for each entry.
 pub const COMPACT_ENTRIES: u64 = 256;

@@ -82,6 +82,14 @@ impl<T> HoldQueue<T> {
         }
     }
 
+    /// Takes packets of the open epoch, in order.
+    pub fn extend(&mut self, packets: impl IntoIterator<Item = T>) {
+        self.packets.extend(packets);
+        if self.policy == OutputPolicy::Pass && self.closed.is_empty() {
+            self.agree_all();
+        }
+    }
+
     /// Sets what happens to packets from now on. `Pass` also lets go what waits: it is set only
     /// when the committed role says unprotected.
     pub fn set_policy(&mut self, policy: OutputPolicy) {
@@ -131,6 +139,17 @@ impl<T> HoldQueue<T> {
             *end -= 1;
         }
         self.packets.pop_front()
+    }
+
+    /// Gives up to `room` packets that may leave to `take`, in order. Returns how many.
+    pub fn take_agreed(&mut self, room: usize, take: impl FnMut(T)) -> usize {
+        let count = room.min(self.agreed);
+        self.agreed -= count;
+        for (_, end) in &mut self.closed {
+            *end -= count;
+        }
+        self.packets.drain(..count).for_each(take);
+        count
     }
 
     /// Puts back a packet that [`Self::pop_agreed`] gave out and the port did not take. Packets
@@ -297,7 +316,8 @@ mod tests {
             let mut left = 0u32;
             for step in steps {
                 match step {
-                    0..=2 => { queue.push(next_packet); next_packet += 1; }
+                    0..=1 => { queue.push(next_packet); next_packet += 1; }
+                    2 => { queue.extend([next_packet, next_packet + 1]); next_packet += 2; }
                     3 if in_flight.is_none() => {
                         queue.close(sync(next_sync));
                         in_flight = Some((next_sync, next_packet));
@@ -307,7 +327,13 @@ mod tests {
                     5 => if let Some((id, _)) = in_flight.take() { queue.abort(sync(id)); },
                     _ => {}
                 }
-                if let Some(packet) = queue.pop_agreed() {
+                let mut popped = Vec::new();
+                if step % 2 == 0 {
+                    popped.extend(queue.pop_agreed());
+                } else {
+                    queue.take_agreed(3, |packet| popped.push(packet));
+                }
+                for packet in popped {
                     prop_assert_eq!(packet, left);
                     prop_assert!(packet < agreed_to);
                     left += 1;
