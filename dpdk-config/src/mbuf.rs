@@ -227,6 +227,12 @@ impl Burst {
             .map_err(arrayvec::CapacityError::element)
     }
 
+    /// Takes the last packet out.
+    #[inline]
+    pub fn pop(&mut self) -> Option<Mbuf> {
+        self.0.pop()
+    }
+
     /// Packets held.
     #[inline]
     pub fn len(&self) -> usize {

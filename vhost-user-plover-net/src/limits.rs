@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use plover_types::limits::{PACKET_BYTES_MAX, PACKET_BYTES_MIN, PAGE_BYTES};
+use dpdk_config::BURST_PACKETS_MAX;
+use plover_types::limits::{ENTRY_PACKETS_MAX, PACKET_BYTES_MAX, PACKET_BYTES_MIN, PAGE_BYTES};
 
 /// Descriptors in a ring. QEMU and Cloud Hypervisor default to 256 and allow up to 1024.
 pub const QUEUE_SIZE_MAX: u16 = 1024;
@@ -76,6 +77,8 @@ pub const LOG_PAGE_BYTES: u64 = PAGE_BYTES as u64;
 
 const _: () = assert!(QUEUE_SIZE_MAX.is_power_of_two());
 const _: () = assert!(QUEUE_PAIRS_MAX <= u8::MAX as usize);
+// What a turn receives fits one entry.
+const _: () = assert!(TAKEN_PER_TURN <= ENTRY_PACKETS_MAX);
 const _: () = assert!(FRAME_BYTES_MIN < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_ORDINARY < FRAME_BYTES_MAX);
 const _: () = assert!(RING_BURST_MAX <= QUEUE_SIZE_MAX as usize);
@@ -89,12 +92,15 @@ const _: () = assert!(cfg!(target_endian = "little"));
 /// each family. The others are refreshed by the guest's own traffic.
 pub const LEARNED_ADDRESSES_MAX: usize = 8;
 
-/// Log entries that are committed and not yet delivered; beyond it `admit` drops. At a burst of 32
-/// packets each this is what a guest can miss while it is paused for a long sync at full load.
+/// Log entries that are committed and not yet delivered; beyond it `admit` drops. At a full entry
+/// each this is what a guest can miss while it is paused for a long sync at full load.
 pub const UNDELIVERED_ENTRIES_MAX: u64 = 4096;
 
 /// Bursts taken from each port in one turn, so that no step starves the others.
 pub const BURSTS_PER_TURN: usize = 4;
+
+/// Packets taken from the guest in one turn, for the same reason.
+pub const TAKEN_PER_TURN: usize = BURSTS_PER_TURN * BURST_PACKETS_MAX;
 
 /// How long the guest's rings must rest before its copy counts as idle.
 pub const IDLE_RINGS: Duration = Duration::from_micros(500);

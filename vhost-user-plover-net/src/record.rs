@@ -21,7 +21,7 @@ impl DeliveryRecord {
     }
 
     /// Notes a packet: its place in the log, its queue pair, its length and CRC32C.
-    pub fn note(&mut self, position: Position, packet: &Packet<'_>) {
+    fn note(&mut self, position: Position, packet: &Packet<'_>) {
         // A full disk must not stop delivery; the test that reads the file will miss the line.
         let _ = writeln!(
             self.0,
@@ -32,6 +32,17 @@ impl DeliveryRecord {
             packet.bytes.len(),
             crc32c::crc32c(packet.bytes),
         );
+    }
+
+    /// Notes packets that follow each other from `first` on.
+    pub fn note_run(&mut self, first: Position, packets: &[Packet<'_>]) {
+        for (number, packet) in (first.packet..).zip(packets) {
+            let position = Position {
+                packet: number,
+                ..first
+            };
+            self.note(position, packet);
+        }
     }
 
     /// Writes out what is buffered.

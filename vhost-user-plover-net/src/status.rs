@@ -10,6 +10,9 @@ use replication::wire::CopyState;
 use serde::Serialize;
 
 use crate::guest_nic::NicState;
+use crate::path::admit::Refused;
+use crate::path::outgoing::OutgoingCounters;
+use crate::poll::StepCosts;
 
 /// Packets at each step of the path, and where they were dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -38,12 +41,36 @@ pub struct PathCounters {
     pub taken: u64,
     /// Of these, those too long to send.
     pub transmit_dropped: u64,
+    /// Those with an offload that does not fit the packet.
+    pub transmit_malformed: u64,
+    /// Those to be cut for whose frames there were no buffers.
+    pub transmit_no_mbuf: u64,
     /// Left by the uplink.
     pub released: u64,
     /// Output of a copy that was replaced or voided.
     pub discarded: u64,
     /// Times the guest's addresses were announced.
     pub announcements: u64,
+}
+
+impl PathCounters {
+    /// A packet from the uplink was not admitted.
+    pub(crate) fn refuse(&mut self, why: Refused) {
+        *match why {
+            Refused::Length => &mut self.dropped_length,
+            Refused::NotForGuest | Refused::FromGuest => &mut self.dropped_foreign,
+            Refused::LogFull => &mut self.dropped_log_full,
+            Refused::NotPrimary => &mut self.dropped_not_primary,
+            Refused::NoRoom => &mut self.dropped_no_room,
+        } += 1;
+    }
+
+    /// Takes over what was counted between the guest's rings and the queue.
+    pub(crate) fn outgoing(&mut self, counters: OutgoingCounters) {
+        self.transmit_dropped = counters.too_long;
+        self.transmit_malformed = counters.malformed;
+        self.transmit_no_mbuf = counters.no_mbuf;
+    }
 }
 
 /// A peer as its last report shows it.
@@ -111,6 +138,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The path.
     pub path: PathCounters,
+    /// What its steps cost.
+    pub costs: StepCosts,
     /// The core.
     pub core: CoreCounters,
     /// The node.
@@ -165,6 +194,7 @@ impl Status {
                 })
                 .collect(),
             path,
+            costs: StepCosts::default(),
             core: *core.counters(),
             node: *node.counters(),
             transport: *node.transport_counters(),

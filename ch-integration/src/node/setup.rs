@@ -106,7 +106,7 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         .context("create debug.record_deliveries")?;
     let poll_core = PollCore::new(PollSetup {
         node,
-        replication,
+        replication: Some(replication),
         uplink,
         nic,
         config: poll_config(&config),
@@ -351,6 +351,8 @@ fn poll_config(config: &NodeConfig) -> PollConfig {
             .guest
             .as_ref()
             .map_or([0; 6], |guest| guest.mac.bytes()),
+        guest_mtu: config.guest.as_ref().map_or(MTU_MAX, |guest| guest.mtu),
+        measures_steps: true,
         sync_interval_min: Duration::from_millis(sync.interval_min_ms.into()),
         sync_interval_max: Duration::from_millis(sync.interval_max_ms.into()),
         held_packets_max: sync.held_packets_max as usize,

@@ -40,6 +40,14 @@ pub struct NicState {
 }
 
 impl GuestNic {
+    /// Queue pairs, from the first on, whose receive rings take packets.
+    #[inline]
+    #[must_use]
+    pub fn receive_pairs(&self) -> usize {
+        let runs = |pair: &&super::Pair| pair.receive.runs();
+        self.used().iter().take_while(runs).count()
+    }
+
     /// Where the card stands.
     #[must_use]
     pub fn state(&self) -> NicState {

@@ -2,4 +2,6 @@
 
 pub mod admit;
 pub mod announce;
+pub mod flow_hash;
+pub mod outgoing;
 pub mod ports;

@@ -1,8 +1,10 @@
 //! The two DPDK ports of a node as the path uses them: the replication port, which takes frames in
 //! two parts, and the uplink, which takes held packets.
 
-use dpdk_config::{BURST_PACKETS_MAX, Burst, Mbuf, Mempool, Port};
+use dpdk_config::{Burst, Mbuf, Mempool, Port, PortOffloads};
 use replication::output_rule::HoldQueue;
+
+use super::outgoing::{Outgoing, OutgoingSink};
 
 /// A port and the pool that its outgoing packets come from.
 pub struct NodePort {
@@ -27,18 +29,21 @@ impl NodePort {
         }
     }
 
-    /// Receives one burst and shows each frame to `see`. Returns how many came.
+    /// Receives one burst; see [`Self::received`]. Returns how many packets came.
     #[inline]
-    pub fn receive(&mut self, mut see: impl FnMut(&[u8])) -> usize {
-        let count = self.port.rx_burst(&mut self.received);
-        for mbuf in &self.received {
-            // A chain of mbufs is longer than any frame that is valid here.
-            if mbuf.is_contiguous() {
-                see(mbuf.data());
-            }
+    pub fn receive(&mut self) -> usize {
+        self.received.clear();
+        self.port.rx_burst(&mut self.received)
+    }
+
+    /// Shows each packet of the burst that was received last to `see`, with the port's offloads.
+    #[inline]
+    pub fn received(&mut self, mut see: impl FnMut(&mut Mbuf, PortOffloads)) {
+        let offloads = self.port.offloads();
+        for mbuf in &mut self.received {
+            see(mbuf, offloads);
         }
         self.received.clear();
-        count
     }
 
     /// Queues a frame made of parts; [`Self::flush`] sends it. A frame for which there is no
@@ -69,30 +74,19 @@ impl NodePort {
         }
     }
 
-    /// A copy of a frame in an mbuf of this port's pool.
-    #[inline]
-    pub fn copy(&self, frame: &[u8]) -> Option<Mbuf> {
-        let mut mbuf = self.pool.alloc().ok()?;
-        mbuf.write(&[frame]).ok()?;
-        Some(mbuf)
-    }
-
     /// Sends up to one burst of what may leave; the driver may take less, and the rest keeps its
     /// place. Returns how many left.
     #[inline]
     pub fn release(&mut self, hold: &mut HoldQueue<Mbuf>) -> usize {
         self.flush();
-        while !self.sending.is_full() {
-            let Some(mbuf) = hold.pop_agreed() else { break };
-            if let Err(mbuf) = self.sending.push(mbuf) {
-                hold.unpop_agreed(mbuf);
-                break;
-            }
-        }
-        let sent = self.port.tx_burst(&mut self.sending);
-        let mut refused: arrayvec::ArrayVec<Mbuf, BURST_PACKETS_MAX> =
-            self.sending.drain().collect();
-        while let Some(mbuf) = refused.pop() {
+        let sending = &mut self.sending;
+        hold.take_agreed(sending.room(), |mbuf| {
+            // It was asked for no more than there is room.
+            let refused = sending.push(mbuf);
+            debug_assert!(refused.is_ok());
+        });
+        let sent = self.port.tx_burst(sending);
+        while let Some(mbuf) = sending.pop() {
             hold.unpop_agreed(mbuf);
         }
         sent
@@ -104,10 +98,10 @@ impl NodePort {
         self.lost
     }
 
-    /// Buffers left in the pool.
-    #[must_use]
-    pub fn buffers_left(&self) -> u32 {
-        self.pool.available()
+    /// What takes packets of a guest for this port.
+    #[inline]
+    pub fn sink<'a>(&'a self, outgoing: &'a mut Outgoing) -> OutgoingSink<'a> {
+        outgoing.sink(&self.port, &self.pool)
     }
 
     /// The port itself.

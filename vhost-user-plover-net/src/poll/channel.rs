@@ -24,6 +24,8 @@ pub struct PollConfig {
     pub idle_sleep: Duration,
     /// The guest's MAC address.
     pub guest_mac: [u8; 6],
+    /// Bytes that follow the Ethernet header in the longest frame that the guest takes.
+    pub guest_mtu: u16,
     /// Shortest time between two syncs.
     pub sync_interval_min: Duration,
     /// Longest time that output waits for a sync to start.
@@ -32,6 +34,8 @@ pub struct PollConfig {
     pub held_packets_max: usize,
     /// Debugging: false keeps input from a copy that is not the primary's.
     pub deliver_to_backup: bool,
+    /// Whether the steps of the path are timed, now and then.
+    pub measures_steps: bool,
 }
 
 /// What other threads ask of the core.
@@ -115,8 +119,8 @@ pub enum PollEvent {
 pub struct PollSetup {
     /// The node.
     pub node: Node,
-    /// The port to the peers.
-    pub replication: NodePort,
+    /// The port to the peers; none in a group of one node.
+    pub replication: Option<NodePort>,
     /// The port to the clients; none on the witness.
     pub uplink: Option<NodePort>,
     /// The guest's card; none on the witness.

@@ -72,6 +72,16 @@ impl GuestFrame<'_> {
         self.advance(to.len());
     }
 
+    /// As [`Self::read`], into bytes that hold something already.
+    ///
+    /// # Panics
+    /// As [`Self::read`].
+    #[inline]
+    pub fn read_initialised(&mut self, to: &mut [u8]) {
+        // SAFETY: the same bytes; what is written through the result is initialised.
+        self.read(unsafe { &mut *(std::ptr::from_mut(to) as *mut [MaybeUninit<u8>]) });
+    }
+
     /// Leaves out its next bytes, as many as it has or fewer.
     #[inline(always)]
     pub(super) fn skip(&mut self, bytes: usize) {
