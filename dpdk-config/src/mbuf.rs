@@ -215,8 +215,8 @@ pub struct Burst(ArrayVec<Mbuf, BURST_PACKETS_MAX>);
 
 impl Burst {
     /// No packets.
-    pub fn new() -> Burst {
-        Burst::default()
+    pub const fn new() -> Burst {
+        Burst(ArrayVec::new_const())
     }
 
     /// Appends a packet; gives it back if the burst is full.

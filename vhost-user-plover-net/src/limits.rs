@@ -120,3 +120,7 @@ pub const SPIN: Duration = Duration::from_micros(20);
 
 /// Longest sleep of a core whose ports all have interrupts: ticks are noticed this late at most.
 pub const INTERRUPT_SLEEP: Duration = Duration::from_millis(1);
+
+/// Turns of the passthrough core between two looks at what other threads want: a look costs a tenth
+/// of a turn, and 16 turns are over within some 20 µs.
+pub const COMMAND_TURNS: usize = 16;
