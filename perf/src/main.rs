@@ -18,6 +18,7 @@ mod results;
 mod run;
 mod soak;
 mod stats;
+mod steps;
 mod syscalls;
 mod table;
 mod testpmd;

@@ -140,6 +140,22 @@ impl Process {
         self.signal(Signal::SIGCONT)
     }
 
+    /// Asks it to end (SIGTERM), waits, and returns all that it has said since the last look.
+    pub fn finish(&mut self, patience: Duration) -> Result<String> {
+        self.signal(Signal::SIGTERM)?;
+        let end = Instant::now() + patience;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() >= end {
+                bail!("{} does not end{}", self.command, self.last_words());
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
+        while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(200)) {
+            self.unread.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        Ok(std::mem::take(&mut self.unread))
+    }
+
     fn signal(&mut self, signal: Signal) -> Result<()> {
         if self.is_dead() {
             bail!("{} is dead{}", self.command, self.last_words());

@@ -108,6 +108,7 @@ pub fn all() -> Vec<Promise> {
     let mut promises = hasher();
     promises.extend(replication());
     promises.extend(rates());
+    promises.extend(steps());
     promises.extend(costs());
     promises
 }
@@ -222,6 +223,25 @@ fn rates() -> Vec<Promise> {
                 rate("sequenced", "a log of one node"),
                 rate("sequenced-three", "a log of three nodes"),
             ]);
+        }
+    }
+    promises
+}
+
+/// Where the cycles of a sequenced packet go.
+fn steps() -> Vec<Promise> {
+    let mut promises = Vec::new();
+    for (log, words) in [
+        ("sequenced", "one node"),
+        ("sequenced-three", "three nodes"),
+    ] {
+        for step in crate::steps::STEPS {
+            promises.push(promise(
+                format!("datapath/cycles/{log}/{step}"),
+                format!("step {step}, a log of {words}, forwarding 64 B"),
+                "cycles",
+                Bound::Reported(ABSOLUTE),
+            ));
         }
     }
     promises

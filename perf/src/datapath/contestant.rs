@@ -12,6 +12,7 @@ use crate::syscalls;
 use crate::testpmd::{Role, Setup, Testpmd};
 
 const START_PATIENCE: Duration = Duration::from_secs(20);
+const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Time for rings to fill and caches to warm after a pause.
 const SETTLE: Duration = Duration::from_millis(60);
 
@@ -222,7 +223,8 @@ impl Pair {
         Ok(rate / 1e6)
     }
 
-    /// System calls of the backend's poll core for each packet that moves meanwhile.
+    /// System calls of the backend's poll core for each packet that moves meanwhile. Leaves both
+    /// running.
     pub fn system_calls(&mut self, window: Duration) -> Result<f64> {
         self.backend.process().resume()?;
         self.frontend.process().resume()?;
@@ -231,9 +233,14 @@ impl Pair {
         let before = self.moved()?;
         let calls = syscalls::count(core, window)?;
         let packets = self.moved()? - before;
-        self.pause()?;
         ensure!(packets > 0, "no packet moved while calls were counted");
         Ok(calls as f64 / packets as f64)
+    }
+
+    /// Ends the backend; returns what it said.
+    pub fn finish(mut self) -> Result<String> {
+        self.backend.process().resume()?;
+        self.backend.process().finish(END_PATIENCE)
     }
 
     fn moved(&mut self) -> Result<u64> {
@@ -245,7 +252,7 @@ impl Pair {
     }
 
     /// The frontend first: the backend then stands with what it had left to do.
-    fn pause(&mut self) -> Result<()> {
+    pub fn pause(&mut self) -> Result<()> {
         self.frontend.process().pause()?;
         self.backend.process().pause()
     }

@@ -12,6 +12,7 @@
 
 mod alternate;
 mod contestant;
+mod extras;
 mod scenario;
 
 use std::path::PathBuf;
@@ -128,8 +129,8 @@ fn measure(
                 entrant.attempt(&mut pairs[at], |pair| rounds.measure(at, round, pair))?;
             }
         }
-        if start == 0 && scenario == BOTH_WAYS {
-            count_system_calls(&mut entrants, &mut pairs)?;
+        if start == 0 && scenario == extras::SCENARIO {
+            extras::count(&mut entrants, &mut pairs)?;
         }
         // The next start finds the cores and the memory free.
         drop(pairs);
@@ -139,36 +140,11 @@ fn measure(
     Ok(figures(scenario, &entrants, &kept))
 }
 
-/// Where system calls are counted: packets go both ways.
-const BOTH_WAYS: Scenario = Scenario {
-    direction: Direction::Forward,
-    frame_bytes: 64,
-};
-
-fn count_system_calls(entrants: &mut [Entrant], pairs: &mut [Option<Pair>]) -> Result<()> {
-    const WINDOW: Duration = Duration::from_millis(500);
-    for (entrant, pair) in entrants.iter_mut().zip(pairs) {
-        let is_ours = matches!(
-            entrant.contestant,
-            Contestant::Passthrough | Contestant::Sequenced { nodes: 1 }
-        );
-        if is_ours {
-            let mut calls = None;
-            entrant.attempt(pair, |pair| {
-                calls = Some(pair.system_calls(WINDOW)?);
-                Ok(())
-            })?;
-            entrant.system_calls = calls;
-        }
-    }
-    Ok(())
-}
-
 /// A backend in a scenario, over all starts.
 struct Entrant {
     contestant: Contestant,
-    /// For each packet, where they were counted.
-    system_calls: Option<f64>,
+    /// What was counted of it beside its rate.
+    extras: Vec<Measured>,
     commands: Vec<String>,
     /// Why it is out.
     failure: Option<String>,
@@ -178,7 +154,7 @@ impl Entrant {
     fn new(contestant: Contestant) -> Self {
         Self {
             contestant,
-            system_calls: None,
+            extras: Vec::new(),
             commands: Vec::new(),
             failure: None,
         }
@@ -275,7 +251,7 @@ fn figures(scenario: Scenario, entrants: &[Entrant], kept: &Kept) -> Vec<Measure
             let name = name(entrant.contestant.name());
             figures.push(figure(name, "Mpps", rate, own.clone(), kept));
         }
-        figures.extend(system_calls(entrant));
+        figures.extend(entrant.extras.iter().cloned());
         let Some((what, other)) = ratio_of(entrant.contestant) else {
             continue;
         };
@@ -287,26 +263,6 @@ fn figures(scenario: Scenario, entrants: &[Entrant], kept: &Kept) -> Vec<Measure
         figures.push(figure(name(what), "ratio", ratio, both, kept));
     }
     figures
-}
-
-/// The rows of what was counted; a lock that has to wait makes a system call, and is among them.
-fn system_calls(entrant: &Entrant) -> Vec<Measured> {
-    let Some(calls) = entrant.system_calls else {
-        return Vec::new();
-    };
-    let row = |name: &str| Measured {
-        commands: entrant.commands.clone(),
-        ..Measured::new(
-            format!("datapath/per-packet/{name}"),
-            "per packet",
-            vec![calls],
-        )
-    };
-    let mut rows = vec![row(&format!("system-calls/{}", entrant.contestant.name()))];
-    if entrant.contestant != Contestant::Passthrough {
-        rows.push(row("locks"));
-    }
-    rows
 }
 
 fn figure(
