@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Accel, VmmConfig};
+use crate::config::{Accel, GuestConfig, MacAddress, VmmConfig};
 use crate::error::VmmError;
 use crate::vmm::VmmKind;
 
@@ -48,10 +48,41 @@ pub struct HostFacts {
     pub initrd_fingerprint: u64,
     /// Further arguments of the VMM.
     pub extra_args: Vec<String>,
+    /// The guest's card.
+    pub card: CardFacts,
 }
 
-/// This host's facts for a guest of `config` on a VMM of `vmm_version`.
-pub fn host_facts(config: &VmmConfig, vmm_version: &str) -> Result<HostFacts, VmmError> {
+/// What the guest's driver found in its card, and takes with it to the other host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardFacts {
+    /// Its Ethernet address.
+    pub mac: MacAddress,
+    /// Largest payload of a frame.
+    pub mtu: u16,
+    /// Pairs of queues.
+    pub queue_pairs: u8,
+    /// Whether offloads are offered.
+    pub offloads: bool,
+}
+
+impl From<&GuestConfig> for CardFacts {
+    fn from(guest: &GuestConfig) -> Self {
+        Self {
+            mac: guest.mac,
+            mtu: guest.mtu,
+            queue_pairs: guest.queue_pairs,
+            offloads: guest.offloads,
+        }
+    }
+}
+
+/// This host's facts for a guest of `config` with the card `guest` on a VMM of `vmm_version`.
+pub fn host_facts(
+    config: &VmmConfig,
+    guest: &GuestConfig,
+    vmm_version: &str,
+) -> Result<HostFacts, VmmError> {
     let cpuinfo = read("/proc/cpuinfo")?;
     let initrd_fingerprint = config.initrd.as_deref().map_or(Ok(0), fingerprint)?;
     let accel = match config.kind {
@@ -74,6 +105,7 @@ pub fn host_facts(config: &VmmConfig, vmm_version: &str) -> Result<HostFacts, Vm
         kernel_fingerprint: fingerprint(&config.kernel)?,
         initrd_fingerprint,
         extra_args: config.extra_args.clone(),
+        card: guest.into(),
     })
 }
 
@@ -130,6 +162,21 @@ pub fn compare(a: &HostFacts, b: &HostFacts) -> Vec<String> {
     );
     let joined = |facts: &HostFacts| format!("{:?}", facts.extra_args);
     differs("vmm.extra_args", &joined(a), &joined(b), "set it alike");
+    let (card, other) = (&a.card, &b.card);
+    differs("guest.mac", &card.mac, &other.mac, "set it alike");
+    differs("guest.mtu", &card.mtu, &other.mtu, "set it alike");
+    differs(
+        "guest.queue_pairs",
+        &card.queue_pairs,
+        &other.queue_pairs,
+        "set it alike",
+    );
+    differs(
+        "guest.offloads",
+        &card.offloads,
+        &other.offloads,
+        "set it alike",
+    );
     let only = |a: &HostFacts, b: &HostFacts| {
         let flags = a.cpu_flags.difference(&b.cpu_flags);
         flags.map(String::as_str).collect::<Vec<_>>().join(" ")
@@ -215,6 +262,12 @@ mod tests {
             kernel_fingerprint: 1,
             initrd_fingerprint: 2,
             extra_args: Vec::new(),
+            card: CardFacts {
+                mac: "02:00:00:00:00:10".parse().unwrap(),
+                mtu: 1500,
+                queue_pairs: 1,
+                offloads: true,
+            },
         }
     }
 
@@ -228,7 +281,7 @@ mod tests {
     #[test]
     fn each_difference_is_named_with_both_values_and_a_fix() {
         type Change = fn(&mut HostFacts);
-        let table: [(&str, Change); 11] = [
+        let table: [(&str, Change); 15] = [
             ("VMM: qemu here, cloud-hypervisor there", |f| {
                 f.vmm_kind = VmmKind::CloudHypervisor;
             }),
@@ -256,6 +309,16 @@ mod tests {
             ("vmm.extra_args: [] here, [\"-s\"] there", |f| {
                 f.extra_args.push("-s".to_owned());
             }),
+            ("guest.mac: 02:00:00:00:00:10 here", |f| {
+                f.card.mac = "02:00:00:00:00:11".parse().unwrap();
+            }),
+            ("guest.mtu: 1500 here, 9000 there", |f| f.card.mtu = 9000),
+            ("guest.queue_pairs: 1 here, 2 there", |f| {
+                f.card.queue_pairs = 2;
+            }),
+            ("guest.offloads: true here, false there", |f| {
+                f.card.offloads = false;
+            }),
         ];
         for (expected, change) in table {
             let mut other = facts();
@@ -273,9 +336,10 @@ mod tests {
             "kind = \"qemu\"\nkernel = \"/bin/sh\"\nmemory_mib = 64\nram_path = \"/dev/shm/x\"",
         )
         .unwrap();
-        let facts = host_facts(&config, "1").unwrap();
+        let guest: GuestConfig = toml::from_str("mac = \"02:00:00:00:00:10\"").unwrap();
+        let facts = host_facts(&config, &guest, "1").unwrap();
         assert!(!facts.cpu_flags.is_empty());
-        let again = host_facts(&config, "1").unwrap();
+        let again = host_facts(&config, &guest, "1").unwrap();
         assert_eq!(compare(&facts, &again), Vec::<String>::new());
         let json = serde_json::to_string(&facts).unwrap();
         assert_eq!(serde_json::from_str::<HostFacts>(&json).unwrap(), facts);

@@ -21,7 +21,7 @@ pub use ram_file::RamFile;
 
 pub(crate) use binary::find as find_binary;
 
-use crate::config::{MacAddress, VmmConfig};
+use crate::config::{GuestConfig, MacAddress, VmmConfig};
 use crate::error::VmmError;
 use crate::limits;
 use crate::refuse;
@@ -35,6 +35,10 @@ pub struct Nic<'a> {
     pub socket: &'a Path,
     /// The NIC's address, the same on both replicas.
     pub mac: MacAddress,
+    /// Largest payload of a frame.
+    pub mtu: u16,
+    /// Pairs of a receive and a transmit queue.
+    pub queue_pairs: u8,
 }
 
 /// Launches the VMM that `config` names, its guest not yet booted. `nic_socket` is the vhost-user
@@ -43,14 +47,16 @@ pub struct Nic<'a> {
 pub fn launch(
     config: &VmmConfig,
     nic_socket: &Path,
-    guest_mac: MacAddress,
+    guest: &GuestConfig,
     run_dir: &Path,
 ) -> Result<Launched, VmmError> {
     launch_machine(
         config,
         Some(&Nic {
             socket: nic_socket,
-            mac: guest_mac,
+            mac: guest.mac,
+            mtu: guest.mtu,
+            queue_pairs: guest.queue_pairs,
         }),
         run_dir,
     )

@@ -11,7 +11,7 @@ use crate::config::VmmConfig;
 use crate::launch::{Nic, RamFile};
 use crate::refuse::CloudHypervisorArgs;
 
-/// Ring entries of each of the NIC's two queues.
+/// Ring entries of each of the NIC's queues.
 const QUEUE_ENTRIES: u32 = 256;
 
 /// The NIC's id.
@@ -49,7 +49,8 @@ pub(super) fn describe(
             "vhost_user": true,
             "vhost_socket": nic.socket,
             "mac": nic.mac,
-            "num_queues": 2,
+            "mtu": nic.mtu,
+            "num_queues": 2 * u32::from(nic.queue_pairs),
             "queue_size": QUEUE_ENTRIES,
         }]);
     }

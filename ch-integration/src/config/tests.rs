@@ -140,6 +140,7 @@ slice_pages = 64
 "#;
     let card = "[guest]\nmtu = 9000\nqueue_pairs = 4\noffloads = false";
     let text = replica().replace("[guest]", card);
+    let text = text.replace("memory_mib = 256", "memory_mib = 256\nvcpus = 4");
     let text = format!("on_backup_loss = \"stall\"\n{text}{more}");
     let config = parse(&text).unwrap();
     assert_eq!(config.on_backup_loss, OnBackupLoss::Stall);
@@ -349,6 +350,8 @@ fn values_that_make_no_sense_are_named_with_a_fix() {
             "guest.queue_pairs: 9 is not possible; use 1 to 8",
         ],
     );
+    let text = error_with("[guest]", "[guest]\nqueue_pairs = 2");
+    assert_parts(&text, &["guest.queue_pairs: is more than vmm.vcpus"]);
     let text = error_with("[guest]", "[guest]\nmtu = 67\nqueue_pairs = 0");
     assert_parts(&text, &["guest.mtu: 67", "guest.queue_pairs: 0"]);
     let text = error_with("kind = \"qemu\"", "kind = \"xen\"");

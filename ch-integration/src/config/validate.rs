@@ -26,6 +26,14 @@ pub(super) fn problems(config: &NodeConfig) -> Vec<Problem> {
     if let Some(vmm) = &config.vmm {
         machine(vmm, &mut found);
     }
+    if let (Some(vmm), Some(guest)) = (&config.vmm, &config.guest) {
+        found.require(
+            u32::from(guest.queue_pairs) <= vmm.vcpus,
+            "guest.queue_pairs",
+            "is more than vmm.vcpus: the guest has no use for the others",
+            "use as many as vmm.vcpus, or fewer",
+        );
+    }
     found.0
 }
 

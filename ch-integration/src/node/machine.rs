@@ -46,7 +46,7 @@ impl Machine {
             vmm,
             tracker,
             tracker_reason,
-        } = launch(config, socket, guest.mac, run_dir).context("launch the VMM")?;
+        } = launch(config, socket, guest, run_dir).context("launch the VMM")?;
         if let Some(reason) = tracker_reason {
             warn!(
                 reason,

@@ -5,6 +5,7 @@
 //!
 //! No packet and no page passes here.
 
+mod card;
 mod driver;
 mod hasher_process;
 mod idle;

@@ -24,6 +24,7 @@ use vhost_user_plover_net::{
     CardConfig, EventFd, NicConfig, VhostUserServer, WrittenPages, channel,
 };
 
+use super::card::card_config;
 use super::driver::{Driver, DriverSetup, Replica};
 use super::hasher_process::HasherSetup;
 use super::journal::Journal;
@@ -265,9 +266,11 @@ fn start_node(config: &NodeConfig, replication: &NodePort, facts: &NodeFacts) ->
 
 /// What must be equal on both hosts, as one number; 0 on the witness, which runs no VM.
 fn facts_hash(config: &NodeConfig, known: &NodeFacts) -> Result<u64> {
-    let Some(vmm) = &config.vmm else { return Ok(0) };
+    let (Some(vmm), Some(guest)) = (&config.vmm, &config.guest) else {
+        return Ok(0);
+    };
     let binary = find_binary(vmm.kind, vmm.binary.as_deref())?;
-    let mut facts = host_facts(vmm, &version_of(&binary)?).context("look at this host")?;
+    let mut facts = host_facts(vmm, guest, &version_of(&binary)?).context("look at this host")?;
     // Measured, so never twice the same; `plover status --json` shows it.
     facts.tsc_khz = 0;
     let text = serde_json::to_string(&facts).context("describe this host")?;
@@ -289,7 +292,7 @@ fn prepare_replica(
     config: &NodeConfig,
 ) -> Result<Option<(vhost_user_plover_net::GuestNic, Replica)>> {
     let own = config.own().context("this node is not in group.nodes")?;
-    let (Some(vmm), Some(listen)) = (&config.vmm, own.hasher) else {
+    let (Some(vmm), Some(guest), Some(listen)) = (&config.vmm, &config.guest, own.hasher) else {
         return Ok(None);
     };
     let peer = config
@@ -310,7 +313,11 @@ fn prepare_replica(
             let _ = memory_sender.send(event);
         }),
         written_pages: Some(Arc::clone(&written)),
-        card: CardConfig::default(),
+        card: CardConfig {
+            // The poll core does not finish packets yet.
+            offloads: false,
+            ..card_config(guest, false)
+        },
     })
     .context("make the guest's card")?;
     let server = VhostUserServer::start(&config.vhost_socket(), control)

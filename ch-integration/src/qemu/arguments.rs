@@ -40,13 +40,20 @@ pub(super) fn arguments(
     if let Some(nic) = nic {
         let socket = escaped(nic.socket);
         args.pair("-chardev", &format!("socket,id=plover-nic,path={socket}"));
-        args.pair("-netdev", "vhost-user,id=plover-net,chardev=plover-nic");
+        let (mq, pairs) = match nic.queue_pairs {
+            1 => ("off", 1),
+            pairs => ("on", pairs),
+        };
+        args.pair(
+            "-netdev",
+            &format!("vhost-user,id=plover-net,chardev=plover-nic,queues={pairs}"),
+        );
         // vectors=0: MSI-X with vhost-user under TCG crashes QEMU 7.2.
         args.pair(
             "-device",
             &format!(
-                "virtio-net-pci,netdev=plover-net,vectors=0,romfile=,mac={}",
-                nic.mac
+                "virtio-net-pci,netdev=plover-net,mq={mq},vectors=0,romfile=,mac={},host_mtu={}",
+                nic.mac, nic.mtu
             ),
         );
     }
