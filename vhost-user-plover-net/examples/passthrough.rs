@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         config: PassthroughConfig {
             is_busy: core.is_some(),
             idle_sleep: Duration::from_micros(100),
-            guest_mac: None,
+            station: None,
             frame_bytes_max: uplink.frame_bytes_max(),
         },
         eal,

@@ -13,7 +13,6 @@
 //! the port's own queue takes what comes, or drops and counts it, as on any card.
 
 mod channel;
-mod steer;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -24,7 +23,6 @@ use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, TryRecvError};
 use dpdk_config::{BURST_PACKETS_MAX, Burst, Eal, Mempool, Port};
 use plover_types::Offload;
-use plover_types::limits::PACKET_BYTES_MIN;
 
 pub use channel::{
     PassthroughCommand, PassthroughConfig, PassthroughCounters, PassthroughSetup, PassthroughStatus,
@@ -32,9 +30,10 @@ pub use channel::{
 
 use crate::event_fd::EventFd;
 use crate::guest_nic::{GuestNic, Undelivered};
-use crate::limits::{COMMAND_TURNS, QUEUE_PAIRS_MAX, SPIN};
+use crate::limits::{COMMAND_TURNS, FRAME_BYTES_MIN, QUEUE_PAIRS_MAX, SPIN};
 use crate::mbuf_sink::MbufSink;
-use crate::path::admit::{self, Refused};
+use crate::path::admit::{Refused, Station};
+use crate::path::flow_hash;
 use crate::ring::Frame;
 use crate::wait;
 
@@ -164,13 +163,13 @@ impl PassthroughCore {
 
     #[inline]
     fn admit(&mut self) {
-        let (counters, guest_mac) = (&mut self.counters, self.config.guest_mac);
+        let (counters, station) = (&mut self.counters, self.config.station);
         let longest = self.config.frame_bytes_max;
         let is_up = self.pairs > 0;
         self.received.retain(|mbuf| {
             // A chain of buffers is longer than any frame of the port's MTU.
-            let refused = if mbuf.is_contiguous() && mbuf.len() <= longest {
-                check(mbuf.data(), guest_mac).err()
+            let refused = if mbuf.is_contiguous() {
+                check(mbuf.data(), station, longest).err()
             } else {
                 Some(Refused::Length)
             };
@@ -178,7 +177,7 @@ impl PassthroughCore {
                 None if is_up => return true,
                 None => counters.dropped_guest_down += 1,
                 Some(Refused::Length) => counters.dropped_length += 1,
-                Some(Refused::NotForGuest | Refused::FromGuest) => counters.dropped_foreign += 1,
+                Some(_) => counters.dropped_foreign += 1,
             }
             false
         });
@@ -187,7 +186,7 @@ impl PassthroughCore {
     /// To the pairs by flow, so that the packets of one stay in order.
     fn steer(&mut self) {
         for mbuf in self.received.drain() {
-            let pair = steer::pair_of(mbuf.data(), self.pairs);
+            let pair = flow_hash::pair_of(mbuf.data(), self.pairs.into());
             if self.waiting[usize::from(pair)].push(mbuf).is_err() {
                 self.counters.dropped_no_buffer += 1;
             }
@@ -272,10 +271,10 @@ impl PassthroughCore {
 
 /// Whether a frame goes to the guest.
 #[inline]
-fn check(frame: &[u8], guest_mac: Option<[u8; 6]>) -> Result<(), Refused> {
-    match guest_mac {
-        Some(mac) => admit::check(frame, mac),
-        None if frame.len() < PACKET_BYTES_MIN => Err(Refused::Length),
-        None => Ok(()),
+fn check(frame: &[u8], station: Option<Station>, longest: usize) -> Result<(), Refused> {
+    match station {
+        Some(station) => station.check(frame),
+        None if (FRAME_BYTES_MIN..=longest).contains(&frame.len()) => Ok(()),
+        None => Err(Refused::Length),
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::event_fd::EventFd;
 use crate::guest_nic::GuestNic;
+use crate::path::admit::Station;
 
 /// How the core behaves.
 #[derive(Clone, Debug)]
@@ -17,9 +18,9 @@ pub struct PassthroughConfig {
     pub is_busy: bool,
     /// Longest sleep when there is nothing to do and the port has no interrupt.
     pub idle_sleep: Duration,
-    /// The guest's MAC address: frames for other stations are dropped. None: all go to the guest,
-    /// as over a wire.
-    pub guest_mac: Option<[u8; 6]>,
+    /// Who the guest is: frames for other stations are dropped. None: all go to the guest, as over
+    /// a wire.
+    pub station: Option<Station>,
     /// Bytes of the longest frame that the guest is given: its MTU with headers, no FCS.
     pub frame_bytes_max: usize,
 }
