@@ -94,12 +94,14 @@ impl SplitRing {
         self.published.0
     }
 
-    /// Chains that the guest has offered and that were not taken.
+    /// Chains that the guest has offered and that were not taken. Those that were taken and not
+    /// yet shown to it count against the ring's size too: the guest can't have them to offer again.
     #[inline]
     pub fn offered(&self) -> Result<u16, RingFault> {
         let available = Wrapping(index_of(self.pointers.available).load(Ordering::Acquire));
         let count = (available - self.next).0;
-        if count > self.layout.size {
+        let unpublished = (self.next - self.published).0;
+        if count > self.layout.size - unpublished {
             return Err(RingFault::IndexJump {
                 available: available.0,
                 next: self.next.0,

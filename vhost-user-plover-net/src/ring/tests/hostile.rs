@@ -171,6 +171,28 @@ fn an_index_that_jumps_stops_the_ring() {
 }
 
 #[test]
+fn chains_offered_again_before_they_came_back_stop_the_ring() {
+    // The used ring is the last thing in memory: nothing behind it can be marked.
+    let mut layout = layout(0, 2);
+    layout.used = 0x20_0000 - 24;
+    let mut driver = Driver::new(&memory(), layout);
+    let (mut ring, _) = driver.ring(modern(true, true));
+    driver.describe(0, (BUFFER, 100), WRITE, 0);
+    (0..2).for_each(|_| driver.offer(0));
+    assert_eq!(deliver(&mut ring), Ok(true));
+    assert_eq!(deliver(&mut ring), Ok(true));
+    (0..2).for_each(|_| driver.offer(0));
+    let jump = RingFault::IndexJump {
+        available: 4,
+        next: 2,
+        size: 2,
+    };
+    assert_eq!(deliver(&mut ring), Err(jump));
+    ring.publish().unwrap();
+    assert_eq!(driver.used_index(), 2, "what was laid in before is shown");
+}
+
+#[test]
 fn a_used_index_ahead_of_the_available_one_is_found_at_the_start() {
     let driver = driver();
     driver.set_used_index(3);
