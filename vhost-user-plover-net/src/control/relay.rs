@@ -28,6 +28,9 @@ const SIZE_OFFSET: usize = 8;
 const SET_FEATURES: u32 = 2;
 const SET_LOG_BASE: u32 = 6;
 const VERSION: u32 = 1;
+/// Fds that the kernel lets one message carry. With room for fewer it would cut the list short,
+/// and those that did arrive would be ours, and unknown.
+const KERNEL_FDS_MAX: usize = 253;
 
 /// One VMM's connection.
 pub(super) struct Relay {
@@ -191,7 +194,7 @@ fn read_full(from: &mut UnixStream, to: &mut [u8]) -> io::Result<usize> {
 }
 
 fn receive(from: &UnixStream, to: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = cmsg_space!([RawFd; MEMORY_REGIONS_MAX]);
+    let mut space = cmsg_space!([RawFd; KERNEL_FDS_MAX]);
     let mut parts = [IoSliceMut::new(to)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let received = recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
@@ -204,6 +207,9 @@ fn receive(from: &UnixStream, to: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)
                     .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
             );
         }
+    }
+    if fds.len() > MEMORY_REGIONS_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok((received.bytes, fds))
 }

@@ -339,3 +339,40 @@ fn the_server_stops_with_and_without_a_vmm() {
     bench.server.stop();
     assert!(vmm.frontend.get_features().is_err());
 }
+
+#[test]
+fn more_fds_than_a_message_may_carry_are_refused_and_closed() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::os::fd::AsRawFd;
+
+    let (bench, _core) = Bench::echoing();
+    serves(&bench);
+    // Pipes are told apart from what other tests open: by their number.
+    let (read, _write) = nix::unistd::pipe().unwrap();
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", read.as_raw_fd())).unwrap();
+    let copies = || {
+        let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+        fds.filter(|fd| {
+            let path = fd.as_ref().unwrap().path();
+            std::fs::read_link(path).is_ok_and(|found| found == link)
+        })
+        .count()
+    };
+    let before = copies();
+    let mut stream = bench.connect();
+    let fds = vec![read.as_raw_fd(); 33];
+    let bytes = message(5, 1, 8, &[0; 8]);
+    let parts = [std::io::IoSlice::new(&bytes)];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(
+        stream.as_raw_fd(),
+        &parts,
+        &rights,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .unwrap();
+    assert!(is_dropped(&mut stream));
+    wait_until("the fds are closed", || copies() == before);
+    serves(&bench);
+}
