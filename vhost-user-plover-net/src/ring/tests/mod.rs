@@ -5,3 +5,4 @@ mod model;
 mod notify;
 mod oracle;
 mod pages;
+mod twin;

@@ -12,19 +12,19 @@ use crate::test_driver::{
     unmarked_changes,
 };
 
-const SIZE: u16 = 256;
-const HEADER: usize = 12;
+pub(super) const SIZE: u16 = 256;
+pub(super) const HEADER: usize = 12;
 /// Each chain gets its own place: no more bytes than this.
 const SLOT_BYTES: u64 = 0x1000;
 /// Chains with a place of their own.
 const SLOTS: u64 = 48;
 /// Bytes of the smallest receive chain behind a header: a packet needs fewer chains than there
 /// are slots, and those fewer descriptors than the ring has.
-const POST_BYTES_MIN: usize = 30;
+pub(super) const POST_BYTES_MIN: usize = 30;
 
 /// How a chain is laid out.
 #[derive(Clone, Debug)]
-struct Shape {
+pub(super) struct Shape {
     /// Bytes of its buffers, before the last.
     cuts: Vec<usize>,
     indirect: bool,
@@ -34,7 +34,7 @@ struct Shape {
     shift: u64,
 }
 
-fn shapes() -> impl Strategy<Value = Shape> {
+pub(super) fn shapes() -> impl Strategy<Value = Shape> {
     let cuts = prop::collection::vec(prop_oneof![0..20_usize, 1..700_usize], 0..6);
     (cuts, any::<bool>(), 0..3_usize, 0..64_u64).prop_map(
         |(cuts, indirect, direct_first, shift)| Shape {
@@ -46,7 +46,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
     )
 }
 
-fn frames() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn frames() -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop_oneof![
         Just(FRAME_BYTES_MIN),
         Just(FRAME_BYTES_ORDINARY),
@@ -60,13 +60,14 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Lays buffers of `lengths` bytes out as a chain; returns head and buffers.
-struct Layouter {
+#[derive(Clone, Default)]
+pub(super) struct Layouter {
     next_descriptor: u16,
     next_slot: u64,
 }
 
 impl Layouter {
-    fn lay(
+    pub(super) fn lay(
         &mut self,
         driver: &Driver,
         shape: &Shape,
@@ -167,7 +168,7 @@ proptest! {
         let mut driver = Driver::new(&memory, layout(1, SIZE));
         driver.begin_at(start);
         let (mut ring, pages) = driver.ring(modern(event_idx, true));
-        let mut layouter = Layouter { next_descriptor: 0, next_slot: 0 };
+        let mut layouter = Layouter::default();
         let mut scratch = TransmitScratch::default();
         for burst in packets.chunks(burst) {
             let mut heads = Vec::new();
@@ -208,7 +209,7 @@ proptest! {
         driver.begin_at(start);
         let (mut ring, pages) = driver.ring(modern(true, mergeable));
         let mut guest = ReceivingGuest {
-            layouter: Layouter { next_descriptor: 0, next_slot: 0 },
+            layouter: Layouter::default(),
             posted: VecDeque::new(),
             posts: posts.into_iter().cycle(),
             mergeable,
