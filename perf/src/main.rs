@@ -1,6 +1,7 @@
 //! `plover-perf`: measures parts of Plover, A against B in one run, holds what it finds against
 //! what is promised, and sums up soaks.
 
+mod card;
 mod check;
 mod commit;
 mod datapath;
@@ -53,6 +54,8 @@ enum Command {
         #[arg(default_value = "docs/perf-datapath.svg")]
         svg: PathBuf,
     },
+    /// A DPDK port as a guest's card, for measurement.
+    Card(card::CardArguments),
     /// Prints what is promised, as in perf/SPEC.md.
     Promises,
     /// Page digests against a plain read of the same pages, in order and in random order.
@@ -85,6 +88,7 @@ fn main() -> Result<()> {
         Command::Run(arguments) => return run::run(&arguments),
         Command::Check(arguments) => return run::check(&arguments),
         Command::Plot { results, svg } => return run::plot(&results, &svg),
+        Command::Card(arguments) => return card::run(arguments),
         Command::Promises => {
             print!("{}", promises::table());
             return Ok(());

@@ -1,9 +1,9 @@
 //! The backends that are held against each other, each with a frontend of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::scenario::{Direction, Scenario};
 use crate::interrupt;
@@ -23,7 +23,7 @@ pub enum Contestant {
     Testpmd,
     /// The same once more, which tells how exact the instrument is.
     TestpmdAgain,
-    /// `plover node` with `replication = "off"`.
+    /// The path of `plover node` with `replication = "off"` (`plover-perf card`).
     Passthrough,
     /// The sequenced path through a log of so many nodes.
     Sequenced {
@@ -112,7 +112,7 @@ impl Contestant {
         place: &Place<'_>,
         socket: &Path,
     ) -> Result<Backend> {
-        let (program, arguments) = match self {
+        let (program, arguments): (&str, Vec<String>) = match self {
             Self::Testpmd | Self::TestpmdAgain => {
                 return Testpmd::start(&Setup {
                     role: Role::Vhost(socket),
@@ -125,9 +125,14 @@ impl Contestant {
                 .map(Backend::Testpmd);
             }
             Self::Passthrough => {
-                let config = self.write_config(scenario, place, socket)?;
-                let arguments = vec!["node".to_owned(), config.display().to_string()];
-                ("plover", arguments)
+                let arguments = [
+                    "card".to_owned(),
+                    format!("--socket={}", socket.display()),
+                    format!("--uplink={}", scenario.uplink()),
+                    format!("--core={}", place.cores.1),
+                    format!("--control-core={}", place.cores.0),
+                ];
+                ("plover-perf", arguments.into())
             }
             Self::Sequenced { nodes } => {
                 let arguments = [
@@ -148,47 +153,6 @@ impl Contestant {
         );
         Process::start(&program.display().to_string(), &arguments).map(Backend::Own)
     }
-
-    fn write_config(self, scenario: Scenario, place: &Place<'_>, socket: &Path) -> Result<PathBuf> {
-        let state = place.folder.join(format!("{}-state", self.name()));
-        std::fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
-        let path = place.folder.join(format!("{}.toml", self.name()));
-        let text = passthrough_config(scenario, place, socket, &state);
-        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
-    }
-}
-
-/// The configuration of a node that replicates nothing and polls on one core.
-fn passthrough_config(
-    scenario: Scenario,
-    place: &Place<'_>,
-    socket: &Path,
-    state: &Path,
-) -> String {
-    format!(
-        "name = \"perf\"\n\
-         replication = \"off\"\n\
-         state_dir = \"{state}\"\n\
-         [uplink.port]\n\
-         vdev = \"{uplink}\"\n\
-         [guest]\n\
-         mac = \"52:54:00:00:00:10\"\n\
-         socket = \"{socket}\"\n\
-         [eal]\n\
-         huge_pages = \"on\"\n\
-         memory_mib = {memory}\n\
-         main_core = {main}\n\
-         [poll]\n\
-         mode = \"busy\"\n\
-         core = {core}\n",
-        state = state.display(),
-        uplink = scenario.uplink(),
-        socket = socket.display(),
-        memory = crate::testpmd::MEMORY_MIB,
-        main = place.cores.0,
-        core = place.cores.1,
-    )
 }
 
 /// Tells the DPDK processes of a run apart, and those of several runs.
