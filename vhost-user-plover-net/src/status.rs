@@ -37,8 +37,10 @@ pub struct PathCounters {
     pub proposed: u64,
     /// Given to the guest.
     pub delivered: u64,
-    /// Taken from the guest.
+    /// Taken from the guest, as frames.
     pub taken: u64,
+    /// Packets larger than a frame, cut into the frames that are counted as taken.
+    pub transmit_cut: u64,
     /// Of these, those too long to send.
     pub transmit_dropped: u64,
     /// Those with an offload that does not fit the packet.
@@ -67,6 +69,7 @@ impl PathCounters {
 
     /// Takes over what was counted between the guest's rings and the queue.
     pub(crate) fn outgoing(&mut self, counters: OutgoingCounters) {
+        self.transmit_cut = counters.cut;
         self.transmit_dropped = counters.too_long;
         self.transmit_malformed = counters.malformed;
         self.transmit_no_mbuf = counters.no_mbuf;

@@ -20,9 +20,7 @@ use tracing::{info, warn};
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollConfig, PollCore, PollSetup};
 use vhost_user_plover_net::record::DeliveryRecord;
-use vhost_user_plover_net::{
-    CardConfig, EventFd, NicConfig, VhostUserServer, WrittenPages, channel,
-};
+use vhost_user_plover_net::{EventFd, NicConfig, VhostUserServer, WrittenPages, channel};
 
 use super::card::card_config;
 use super::driver::{Driver, DriverSetup, Replica};
@@ -313,11 +311,7 @@ fn prepare_replica(
             let _ = memory_sender.send(event);
         }),
         written_pages: Some(Arc::clone(&written)),
-        card: CardConfig {
-            // The poll core does not finish packets yet.
-            offloads: false,
-            ..card_config(guest, false)
-        },
+        card: card_config(guest, false),
     })
     .context("make the guest's card")?;
     let server = VhostUserServer::start(&config.vhost_socket(), control)

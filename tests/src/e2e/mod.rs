@@ -3,6 +3,7 @@
 //! Here is what the scenarios in `tests/tests/` are told with; the group itself is the demo's.
 //! Times and counts are printed, never asserted, but for those that say that something happened.
 
+pub mod capture;
 mod cluster;
 pub mod deliveries;
 pub mod frames;

@@ -16,7 +16,9 @@ pub struct OutgoingCounters {
     pub too_long: u64,
     /// With an offload that does not fit the packet.
     pub malformed: u64,
-    /// Cut, and no mbufs were left for all of its frames.
+    /// Larger than a frame, and cut.
+    pub cut: u64,
+    /// To be cut, and no mbufs were left for all of its frames.
     pub no_mbuf: u64,
 }
 
@@ -154,5 +156,6 @@ impl OutgoingSink<'_> {
                 }
             }
         }
+        outgoing.counters.cut += 1;
     }
 }
