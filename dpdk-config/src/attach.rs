@@ -133,6 +133,9 @@ impl Attached {
         let capabilities = (info.rx_offload_capa, info.tx_offload_capa);
         self.offloads = PortOffloads::choose(config.offloads, is_tap, capabilities);
         (conf.rxmode.offloads, conf.txmode.offloads) = self.offloads.bits();
+        if let Some(mtu) = config.mtu {
+            conf.rxmode.mtu = mtu.into();
+        }
         let (mut rx, mut tx) = (config.rx_descriptors, config.tx_descriptors);
         // SAFETY: the port exists and is stopped; the structures outlive the calls, which copy
         // them; the port keeps a handle of the pool as long as it is open.
@@ -140,7 +143,11 @@ impl Attached {
             let status = sys::rte_eth_dev_configure(self.port, 1, 1, &raw const conf);
             self.check("configuring one queue pair", status)?;
             if let Some(mtu) = config.mtu {
-                self.check("setting the mtu", sys::rte_eth_dev_set_mtu(self.port, mtu))?;
+                let status = sys::rte_eth_dev_set_mtu(self.port, mtu);
+                // A driver without a way of its own (net_ring) goes by the configuration.
+                if status != -libc::ENOTSUP {
+                    self.check("setting the mtu", status)?;
+                }
             }
             let status = sys::rte_eth_dev_adjust_nb_rx_tx_desc(self.port, &raw mut rx, &raw mut tx);
             self.check("adjusting the number of descriptors", status)?;

@@ -69,6 +69,9 @@ pub const FAULT_REPORTS: usize = 16;
 /// Pause after a failed accept (out of fds), so that it does not spin.
 pub const ACCEPT_RETRY_MS: u16 = 100;
 
+/// Pause before another try to connect to a VMM that does not listen yet.
+pub const CONNECT_RETRY_MS: u16 = 50;
+
 /// Guest pages of one bitmap word.
 pub const WORD_PAGES: u64 = u64::BITS as u64;
 

@@ -3,6 +3,7 @@
 
 mod backend;
 mod card;
+mod endpoint;
 pub mod mailbox;
 mod memory;
 mod relay;

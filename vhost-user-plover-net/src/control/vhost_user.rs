@@ -4,8 +4,8 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -18,6 +18,7 @@ use vm_memory::GuestMemoryAtomic;
 
 use super::backend::Backend;
 use super::card::CardConfig;
+use super::endpoint::Endpoint;
 use super::mailbox::mailbox;
 use super::memory::MemoryListener;
 use super::relay::Relay;
@@ -88,14 +89,20 @@ struct Connection {
 impl VhostUserServer {
     /// Listens on `socket`, replacing what is there.
     pub fn start(socket: &Path, control: ControlSide) -> Result<Self, ServerError> {
-        let listen = |source| ServerError::Listen {
+        let endpoint = Endpoint::listen(socket).map_err(|source| ServerError::Listen {
             path: socket.to_owned(),
             source,
-        };
-        remove_stale(socket).map_err(listen)?;
-        let listener = UnixListener::bind(socket).map_err(listen)?;
-        // Accepting must not block: the client may be gone again by then.
-        listener.set_nonblocking(true).map_err(listen)?;
+        })?;
+        Self::start_at(endpoint, control)
+    }
+
+    /// Connects to `socket`, where the VMM listens, again and again: whenever one side was
+    /// restarted, they find each other.
+    pub fn start_as_client(socket: &Path, control: ControlSide) -> Result<Self, ServerError> {
+        Self::start_at(Endpoint::connect(socket), control)
+    }
+
+    fn start_at(endpoint: Endpoint, control: ControlSide) -> Result<Self, ServerError> {
         let ending = Arc::new(Ending {
             wanted: EventFd::new().map_err(ServerError::EventFd)?,
             connection: Mutex::default(),
@@ -115,8 +122,7 @@ impl VhostUserServer {
         } = control;
         server.spawn("plover-ringlog", move || log_faults(&faults, &log_stopped))?;
         let serving = Serving {
-            socket: socket.to_owned(),
-            listener,
+            endpoint,
             station: Arc::new(Mutex::new(station)),
             card,
             counters,
@@ -172,8 +178,7 @@ impl Drop for VhostUserServer {
 
 /// The control thread.
 struct Serving {
-    socket: PathBuf,
-    listener: UnixListener,
+    endpoint: Endpoint,
     station: Arc<Mutex<Station>>,
     card: CardConfig,
     counters: Arc<ControlCounters>,
@@ -182,39 +187,32 @@ struct Serving {
 
 impl Serving {
     fn run(mut self) {
-        info!(socket = %self.socket.display(), "waiting for a VMM");
-        while self.wait_for_client() {
-            self.serve_one();
+        while let Some(vmm) = self.wait_for_vmm() {
+            self.serve_one(vmm);
         }
-        let _ = std::fs::remove_file(&self.socket);
     }
 
-    /// False when the server is to end.
-    fn wait_for_client(&self) -> bool {
+    /// The next VMM's connection, or why there is none; nothing when the server is to end.
+    fn wait_for_vmm(&self) -> Option<io::Result<UnixStream>> {
         loop {
-            let mut fds = [
-                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.ending.wanted.as_fd(), PollFlags::POLLIN),
-            ];
-            // Interrupted by a signal: look again.
-            let _ = poll(&mut fds, PollTimeout::NONE);
+            let vmm = self.endpoint.wait(self.ending.wanted.as_fd());
             if lock(&self.ending.connection).ended {
-                return false;
+                return None;
             }
-            if fds[0].any().unwrap_or(false) {
-                return true;
+            if let Some(vmm) = vmm {
+                return Some(vmm);
             }
         }
     }
 
-    fn serve_one(&mut self) {
+    fn serve_one(&mut self, vmm: io::Result<UnixStream>) {
         let session = Arc::new(Session::new(
             Arc::clone(&self.station),
             self.card,
             Arc::clone(&self.counters),
         ));
         self.counters.connections.add(1);
-        let result = self.run_connection(&session);
+        let result = self.run_connection(&session, vmm);
         lock(&self.ending.connection).vmm = None;
         let refusal = session.take_refusal();
         if let Err(silent) = session.disconnect() {
@@ -247,11 +245,14 @@ impl Serving {
         }
     }
 
-    fn run_connection(&mut self, session: &Arc<Session>) -> Result<(), ConnectionError> {
-        let (vmm, _) = self.listener.accept().map_err(ConnectionError::Accept)?;
-        vmm.set_nonblocking(false)
-            .map_err(ConnectionError::Accept)?;
-        let (relay, handler) = Relay::new(vmm, &self.socket).map_err(ConnectionError::Relay)?;
+    fn run_connection(
+        &mut self,
+        session: &Arc<Session>,
+        vmm: io::Result<UnixStream>,
+    ) -> Result<(), ConnectionError> {
+        let vmm = vmm.map_err(ConnectionError::Accept)?;
+        let (relay, handler) =
+            Relay::new(vmm, self.endpoint.socket()).map_err(ConnectionError::Relay)?;
         self.set_hangup(relay.vmm().map_err(ConnectionError::Relay)?);
         let memory = GuestMemoryAtomic::new(VmmMemory::new());
         let backend = Backend(Arc::clone(session));
@@ -330,15 +331,4 @@ fn log_faults(faults: &Receiver<FaultReport>, stopped: &Receiver<()>) {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
-}
-
-/// Removes a socket that an earlier run left behind; anything else there is an error of `bind`.
-fn remove_stale(socket: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    match std::fs::symlink_metadata(socket) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(socket),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
 }
