@@ -20,8 +20,8 @@ pub use mac::{MacAddress, MacAddressError};
 pub use plain_nic::{PlainNicConfig, ReplicationOff};
 pub use sections::{
     DebugConfig, EalConfig, GroupConfig, GuestConfig, HasherConfig, HugePages, NodeKind,
-    OnBackupLoss, PeerConfig, PollConfig, PollMode, PortConfig, ReplicationConfig, SyncConfig,
-    UplinkConfig,
+    OnBackupLoss, PeerConfig, PollConfig, PollMode, PortConfig, ReplicationConfig, SocketMode,
+    SyncConfig, UplinkConfig,
 };
 pub use vmm::{Accel, VmmConfig};
 

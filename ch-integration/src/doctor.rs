@@ -1,38 +1,56 @@
 //! `plover doctor`: whether this host can run a node. DPDK's part is `dpdk_config::preflight`; here
 //! are the VMM, KVM and what a configuration names.
 
+mod plain_nic;
+
 use std::path::Path;
 
 use dpdk_config::preflight::{Check, Outcome, PreflightRequest, check as preflight};
 
-use crate::config::{HugePages, NodeConfig};
+use crate::config::{Config, EalConfig, HugePages, NodeConfig, PortConfig, VmmConfig};
 use crate::launch::find_binary;
 use crate::vmm::VmmKind;
 
 /// All checks. With a configuration, what it needs; without, what the demo needs.
-pub fn check(config: Option<&NodeConfig>) -> Vec<Check> {
-    let huge = config.is_some_and(|config| config.eal.huge_pages == HugePages::On);
-    let drivers = config.map_or_else(
-        || vec!["net_tap".to_owned(), "net_af_packet".to_owned()],
-        drivers_of,
-    );
-    let request = PreflightRequest {
-        huge_pages: if huge {
-            dpdk_config::HugePages::On
-        } else {
-            dpdk_config::HugePages::Off
+pub fn check(config: Option<&Config>) -> Vec<Check> {
+    match config {
+        None => {
+            let drivers = ["net_tap", "net_af_packet"].map(str::to_owned);
+            let mut checks = preflight(&request(&EalConfig::default(), drivers.into()));
+            checks.extend(vmm_checks(None));
+            checks.push(kvm_check());
+            checks
+        }
+        Some(Config::Node(config)) => check_node(config),
+        Some(Config::PlainNic(config)) => plain_nic::check(config),
+    }
+}
+
+fn check_node(config: &NodeConfig) -> Vec<Check> {
+    let ports = [
+        Some(&config.replication.port),
+        config.uplink.as_ref().map(|uplink| &uplink.port),
+    ];
+    let drivers = ports.into_iter().flatten().filter_map(driver_of).collect();
+    let mut checks = preflight(&request(&config.eal, drivers));
+    if let Some(vmm) = &config.vmm {
+        checks.extend(vmm_checks(Some(vmm)));
+    }
+    checks.push(kvm_check());
+    checks.extend(file_checks(config));
+    checks
+}
+
+fn request(eal: &EalConfig, drivers: Vec<String>) -> PreflightRequest {
+    PreflightRequest {
+        huge_pages: match eal.huge_pages {
+            HugePages::On => dpdk_config::HugePages::On,
+            HugePages::Off => dpdk_config::HugePages::Off,
         },
-        memory_mib: config.map_or(64, |config| config.eal.memory_mib),
+        memory_mib: eal.memory_mib,
         cores: 2,
         drivers,
-    };
-    let mut checks = preflight(&request);
-    checks.extend(vmm_checks(config));
-    checks.push(kvm_check());
-    if let Some(config) = config {
-        checks.extend(file_checks(config));
     }
-    checks
 }
 
 /// Whether nothing failed; warnings pass.
@@ -57,30 +75,17 @@ pub fn text(checks: &[Check]) -> String {
     text
 }
 
-fn drivers_of(config: &NodeConfig) -> Vec<String> {
-    let ports = [
-        Some(&config.replication.port),
-        config.uplink.as_ref().map(|uplink| &uplink.port),
-    ];
-    let name = |vdev: &String| {
-        let device = vdev.split(',').next().unwrap_or_default();
-        device
-            .trim_end_matches(|last: char| last.is_ascii_digit())
-            .to_owned()
-    };
-    ports
-        .iter()
-        .flatten()
-        .filter_map(|port| port.vdev.as_ref())
-        .map(name)
-        .collect()
+/// The driver of a virtual device: `net_tap` of `net_tap0,iface=dtap0`.
+fn driver_of(port: &PortConfig) -> Option<String> {
+    let device = port.vdev.as_ref()?.split(',').next().unwrap_or_default();
+    let driver = device.trim_end_matches(|last: char| last.is_ascii_digit());
+    Some(driver.to_owned())
 }
 
-fn vmm_checks(config: Option<&NodeConfig>) -> Vec<Check> {
-    let wanted = config.and_then(|config| config.vmm.as_ref());
+/// Whether the VMM is there; without a wish, which ones are.
+fn vmm_checks(wanted: Option<&VmmConfig>) -> Vec<Check> {
     let kinds: &[VmmKind] = match wanted {
         Some(vmm) => &[vmm.kind],
-        None if config.is_some() => &[],
         None => &[VmmKind::Qemu, VmmKind::CloudHypervisor],
     };
     kinds

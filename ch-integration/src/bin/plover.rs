@@ -4,18 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use ch_integration::config::NodeConfig;
+use ch_integration::config::Config;
 use ch_integration::demo::{self, DemoOptions};
+use ch_integration::node::status_text;
 use ch_integration::{doctor, node};
 use clap::{Parser, Subcommand};
-use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 /// Exit code of `status` when the node answers and its VM is not protected.
 const EXIT_UNPROTECTED: u8 = 3;
-
-/// A peer that was not heard for longer is not there.
-const PEER_AGE_MAX_MS: u64 = 1000;
 
 /// Keeps a virtual machine serving when its host dies.
 #[derive(Debug, Parser)]
@@ -27,7 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs this host's node of a group, in the foreground.
+    /// Runs this host's node of a group, or a card without replication, in the foreground.
     Node {
         /// The node's configuration.
         config: PathBuf,
@@ -73,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 fn run_node(config: &Path) -> Result<ExitCode> {
-    node::run(NodeConfig::load(config)?)?;
+    node::run(Config::load(config)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -87,7 +84,7 @@ fn run_demo(options: &DemoOptions) -> Result<ExitCode> {
 }
 
 fn run_doctor(config: Option<&Path>, json: bool) -> Result<ExitCode> {
-    let config = config.map(NodeConfig::load).transpose()?;
+    let config = config.map(Config::load).transpose()?;
     let checks = doctor::check(config.as_ref());
     if json {
         println!(
@@ -108,7 +105,7 @@ fn show_status(node: &Path, json: bool) -> Result<ExitCode> {
     let state_dir = if node.is_dir() {
         node.to_owned()
     } else {
-        NodeConfig::load(node)?.state_dir
+        Config::load(node)?.state_dir().to_owned()
     };
     let answer = node::status::ask(&state_dir)?;
     if json {
@@ -117,101 +114,11 @@ fn show_status(node: &Path, json: bool) -> Result<ExitCode> {
             serde_json::to_string_pretty(&answer).context("write the status")?
         );
     } else {
-        print!("{}", status_text(&answer));
+        print!("{}", status_text::of(&answer));
     }
-    Ok(if is_protected(&answer["status"]) {
+    Ok(if status_text::is_protected(&answer) {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_UNPROTECTED)
     })
-}
-
-/// A protected role is not enough: with `on_backup_loss = "stall"` it stays while the backup is
-/// gone. The other replica must have been heard of, with a copy.
-fn is_protected(status: &Value) -> bool {
-    let has_copy = |peer: &Value| {
-        let copy = peer["copy"].as_str().unwrap_or_default();
-        !["absent", "void", "ready to be filled"].contains(&copy)
-            && peer["age_ms"]
-                .as_u64()
-                .is_some_and(|age| age < PEER_AGE_MAX_MS)
-    };
-    let peers = status["peers"].as_array();
-    let own_is_witness = status["copy"] == "absent";
-    let copies = peers
-        .into_iter()
-        .flatten()
-        .filter(|peer| has_copy(peer))
-        .count();
-    status["role"]["mode"] == "protected" && copies >= if own_is_witness { 2 } else { 1 }
-}
-
-fn status_text(answer: &Value) -> String {
-    let (host, status) = (&answer["host"], &answer["status"]);
-    let word = |value: &Value| match value {
-        Value::Null => "none".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let mut text = format!(
-        "node      {} (id {}) of group {}\n",
-        word(&answer["name"]),
-        word(&answer["id"]),
-        word(&answer["group"])
-    );
-    let role = &status["role"];
-    if role.is_null() {
-        text.push_str("role      none yet\n");
-    } else {
-        text.push_str(&format!(
-            "role      primary is node {}, {}, generation {}\n",
-            word(&role["primary"]),
-            word(&role["mode"]),
-            word(&role["generation"])
-        ));
-    }
-    text.push_str(&format!(
-        "leader    node {}, term {}\nhere      copy {}, serving {}\n",
-        word(&status["leader"]),
-        word(&status["term"]),
-        word(&status["copy"]),
-        word(&status["is_serving"]),
-    ));
-    text.push_str(&format!(
-        "sync      last {}, in flight {}\noutput    {} packets held, {} released, {} discarded\n",
-        word(&status["last_sync"]),
-        word(&status["sync"]["sync"]),
-        word(&status["held"]),
-        word(&status["path"]["released"]),
-        word(&status["path"]["discarded"]),
-    ));
-    text.push_str(&format!(
-        "input     {} admitted, {} delivered, {} dropped for want of room\n",
-        word(&status["path"]["admitted"]),
-        word(&status["path"]["delivered"]),
-        word(&status["path"]["dropped_no_room"]),
-    ));
-    if !host["vmm_pid"].is_null() {
-        text.push_str(&format!(
-            "VMM       pid {}, {}; written pages by {}\n",
-            word(&host["vmm_pid"]),
-            word(&host["vmm_version"]),
-            word(&host["tracker"])
-        ));
-    }
-    if !status["ring_fault"].is_null() {
-        text.push_str(&format!(
-            "FAULT     a ring was stopped: {}\n",
-            word(&status["ring_fault"])
-        ));
-    }
-    for peer in status["peers"].as_array().into_iter().flatten() {
-        text.push_str(&format!(
-            "peer      node {}: copy {}, heard {} ms ago\n",
-            word(&peer["node"]),
-            word(&peer["copy"]),
-            word(&peer["age_ms"])
-        ));
-    }
-    text
 }

@@ -126,6 +126,17 @@ pub struct UplinkConfig {
     pub port: PortConfig,
 }
 
+/// Which side of a vhost-user socket is ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketMode {
+    /// We listen, the VMM connects.
+    #[default]
+    Listen,
+    /// The VMM listens, we connect.
+    Connect,
+}
+
 /// `[guest]`: the guest as clients see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,6 +145,9 @@ pub struct GuestConfig {
     pub mac: MacAddress,
     /// The vhost-user socket; default: `vhost.sock` in `state_dir`.
     pub socket: Option<PathBuf>,
+    /// Who listens on it.
+    #[serde(default)]
+    pub socket_mode: SocketMode,
     /// Largest payload of a frame, as the guest is told.
     #[serde(default = "default_mtu")]
     pub mtu: u16,

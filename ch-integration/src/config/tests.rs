@@ -432,6 +432,10 @@ fn with_replication_off_a_file_describes_a_card_and_nothing_else() {
         (PollMode::Busy, Some(1))
     );
     assert_eq!(plain(&toml::to_string(&config).unwrap()).unwrap(), config);
+    let text = format!("{PLAIN}socket_mode = \"connect\"\n");
+    assert_eq!(plain(&text).unwrap().guest.socket_mode, SocketMode::Connect);
+    let error = error_with("[guest]", "[guest]\nsocket_mode = \"connect\"");
+    assert_parts(&error, &["guest.socket_mode: is \"connect\"", "remove it"]);
     let parse = |text: &str| Config::parse(Path::new("/etc/plover/vm0.toml"), text);
     assert!(matches!(parse(&replica()).unwrap(), Config::Node(_)));
 }

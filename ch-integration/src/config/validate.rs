@@ -7,7 +7,7 @@ use plover_types::limits::GROUP_NODES_MAX;
 
 use super::{
     EalConfig, GroupConfig, GuestConfig, NodeConfig, NodeKind, PlainNicConfig, PortConfig, Problem,
-    VmmConfig,
+    SocketMode, VmmConfig,
 };
 use crate::limits;
 use crate::refuse;
@@ -22,6 +22,12 @@ pub(super) fn problems(config: &NodeConfig) -> Vec<Problem> {
     clocks(config, &mut found);
     if let Some(card) = &config.guest {
         network_card(card, &mut found);
+        found.require(
+            card.socket_mode == SocketMode::Listen,
+            "guest.socket_mode",
+            "is \"connect\", but the VMM is started by this node and connects",
+            "remove it",
+        );
     }
     if let Some(vmm) = &config.vmm {
         machine(vmm, &mut found);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use crossbeam_channel::unbounded;
-use dpdk_config::{Eal, Mempool, Port};
+use dpdk_config::Eal;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use plover_types::NodeId;
 use replication::core::{CoreConfig, NodeSpec};
@@ -16,7 +16,6 @@ use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
 use replication::transport::TransportConfig;
 use replication::wire::GroupId;
-use tracing::{info, warn};
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollConfig, PollCore, PollSetup};
 use vhost_user_plover_net::record::DeliveryRecord;
@@ -26,8 +25,8 @@ use super::card::card_config;
 use super::driver::{Driver, DriverSetup, Replica};
 use super::hasher_process::HasherSetup;
 use super::journal::Journal;
-use super::ram_layout;
-use super::status::{self, NodeFacts};
+use super::status::{self, NodeFacts, NodeStatus};
+use super::{ports, ram_layout};
 use crate::config::{self, NodeConfig, NodeKind, PollMode};
 use crate::host_facts::host_facts;
 use crate::launch::find_binary;
@@ -39,14 +38,8 @@ const REPLICATION_MBUFS: u32 = 4096;
 /// Packet buffers of the uplink beside those for held packets.
 const UPLINK_MBUFS: u32 = 2048;
 
-/// Mbufs that the poll thread keeps at hand.
-const MBUF_CACHE: u32 = 256;
-
 /// The longest frame payload that fits an mbuf.
 const MTU_MAX: u16 = 1500;
-
-/// How much better than others' the poll core's scheduling priority is.
-const POLL_NICE: libc::c_int = -15;
 
 /// What [`prepare`] makes.
 pub struct Parts {
@@ -60,14 +53,14 @@ pub struct Parts {
 
 /// Makes everything that a node consists of.
 pub fn prepare(config: NodeConfig) -> Result<Parts> {
-    // Captured states and control sockets lie there: for nobody else to read.
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.state_dir)
-        .with_context(|| format!("create state_dir {}", config.state_dir.display()))?;
-    let eal = Eal::init(&eal_config(&config)).context("start DPDK")?;
-    let replication = open_port(
+    create_state_dir(&config.state_dir)?;
+    let own_ports = [
+        Some(&config.replication.port),
+        config.uplink.as_ref().map(|uplink| &uplink.port),
+    ];
+    let eal =
+        ports::start_eal(&config.eal, own_ports.into_iter().flatten()).context("start DPDK")?;
+    let replication = ports::open_node_port(
         &eal,
         &config.replication.port,
         "replication",
@@ -78,7 +71,7 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
     let uplink = config
         .uplink
         .as_ref()
-        .map(|uplink| open_port(&eal, &uplink.port, "uplink", UPLINK_MBUFS + 2 * held))
+        .map(|uplink| ports::open_node_port(&eal, &uplink.port, "uplink", UPLINK_MBUFS + 2 * held))
         .transpose()
         .context("open uplink.port")?;
     if let Some(uplink) = &uplink {
@@ -115,12 +108,12 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         wake: Arc::clone(&wake),
         record,
     });
-    status::serve(
-        &config.state_dir,
-        Arc::clone(&facts),
-        poll.clone(),
-        Arc::clone(&wake),
-    )?;
+    let asked = NodeStatus {
+        facts: Arc::clone(&facts),
+        poll: poll.clone(),
+        wake: Arc::clone(&wake),
+    };
+    status::serve(&config.state_dir, move || asked.answer())?;
     let journal = Journal::open(&config.state_dir)?;
     let driver = Driver::new(DriverSetup {
         config,
@@ -140,6 +133,15 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
     })
 }
 
+/// Captured states and control sockets lie there: for nobody else to read.
+pub(super) fn create_state_dir(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("create state_dir {}", path.display()))
+}
+
 /// What would keep a replica from starting is found before it claims its identity: a replica that
 /// took part once cannot come back under its id.
 fn check_binaries(config: &NodeConfig) -> Result<()> {
@@ -148,60 +150,6 @@ fn check_binaries(config: &NodeConfig) -> Result<()> {
         anyhow::bail!("no hasher at {}; set hasher.binary to it", hasher.display());
     }
     Ok(())
-}
-
-/// For the thread that runs the poll core.
-pub fn prepare_poll_thread(core: Option<u32>) {
-    if let Some(core) = core {
-        let mut set = nix::sched::CpuSet::new();
-        let pinned = set
-            .set(core as usize)
-            .and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
-        if let Err(error) = pinned {
-            warn!(core, %error, "poll.core cannot be used; the poll core runs on any");
-        }
-    }
-    // Both only make it slower where they are refused.
-    if let Err(error) = nix::sys::prctl::set_timerslack(1) {
-        info!(%error, "sleeps of the poll core are rounded");
-    }
-    // SAFETY: plain numbers; 0 means the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, POLL_NICE) } != 0 {
-        info!("the poll core has no better priority than other threads");
-    }
-}
-
-fn eal_config(config: &NodeConfig) -> dpdk_config::EalConfig {
-    let ports = [
-        Some(&config.replication.port),
-        config.uplink.as_ref().map(|uplink| &uplink.port),
-    ];
-    dpdk_config::EalConfig {
-        huge_pages: match config.eal.huge_pages {
-            config::HugePages::Off => dpdk_config::HugePages::Off,
-            config::HugePages::On => dpdk_config::HugePages::On,
-        },
-        memory_mib: config.eal.memory_mib,
-        main_core: config.eal.main_core.map(|core| core as usize),
-        file_prefix: config.eal.file_prefix.clone(),
-        pci: ports.iter().flatten().any(|port| port.pci.is_some()),
-    }
-}
-
-fn open_port(eal: &Eal, config: &config::PortConfig, name: &str, mbufs: u32) -> Result<NodePort> {
-    let room = dpdk_config::limits::DATA_ROOM_BYTES_DEFAULT;
-    let pool = Mempool::new(eal, name, mbufs, MBUF_CACHE, room)?;
-    let default = dpdk_config::limits::DESCRIPTORS_DEFAULT;
-    let port_config = dpdk_config::PortConfig {
-        vdev: config.vdev.clone(),
-        pci: config.pci.clone(),
-        rx_descriptors: config.rx_descriptors.unwrap_or(default),
-        tx_descriptors: config.tx_descriptors.unwrap_or(default),
-        mtu: config.mtu,
-        offloads: dpdk_config::OffloadUse::default(),
-    };
-    let port = Port::open(eal, &port_config, &pool)?;
-    Ok(NodePort::new(port, pool))
 }
 
 fn start_node(config: &NodeConfig, replication: &NodePort, facts: &NodeFacts) -> Result<Node> {

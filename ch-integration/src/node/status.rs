@@ -23,7 +23,7 @@ use crate::host_facts::HostFacts;
 pub const STATUS_SOCKET: &str = "status.sock";
 
 /// How long the poll core, or a reader, may take.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What is known of VMM and hasher.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -94,12 +94,47 @@ impl NodeFacts {
     }
 }
 
-/// Starts the thread that answers.
-pub fn serve(
+/// How a node of a group answers.
+pub(super) struct NodeStatus {
+    /// What the driver knows.
+    pub(super) facts: Arc<NodeFacts>,
+    /// The poll core, which knows the rest.
+    pub(super) poll: Sender<PollCommand>,
+    /// Rung for each command.
+    pub(super) wake: Arc<EventFd>,
+}
+
+impl NodeStatus {
+    /// The whole status.
+    pub(super) fn answer(&self) -> Result<Value> {
+        let (reply, status) = bounded(1);
+        self.poll
+            .send(PollCommand::Status(reply))
+            .context("the poll core has stopped")?;
+        self.wake.signal();
+        let status = status
+            .recv_timeout(ANSWER_MAX)
+            .context("the poll core does not answer")?;
+        let host = self
+            .facts
+            .facts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Ok(json!({
+            "name": self.facts.name,
+            "id": self.facts.id,
+            "group": self.facts.group,
+            "host": host,
+            "status": status,
+        }))
+    }
+}
+
+/// Starts the thread that gives each who connects one `answer`.
+pub(super) fn serve(
     state_dir: &Path,
-    facts: Arc<NodeFacts>,
-    poll: Sender<PollCommand>,
-    wake: Arc<EventFd>,
+    answer: impl Fn() -> Result<Value> + Send + 'static,
 ) -> Result<()> {
     let path = state_dir.join(STATUS_SOCKET);
     let _ = std::fs::remove_file(&path);
@@ -109,7 +144,7 @@ pub fn serve(
         .name("plover-status".to_owned())
         .spawn(move || {
             for stream in listener.incoming().flatten() {
-                if let Err(error) = answer(stream, &facts, &poll, &wake) {
+                if let Err(error) = answer().and_then(|answer| send(stream, &answer)) {
                     warn!("status: {error:#}");
                 }
             }
@@ -118,33 +153,9 @@ pub fn serve(
     Ok(())
 }
 
-fn answer(
-    mut stream: UnixStream,
-    facts: &NodeFacts,
-    poll: &Sender<PollCommand>,
-    wake: &EventFd,
-) -> Result<()> {
+fn send(mut stream: UnixStream, answer: &Value) -> Result<()> {
     stream.set_write_timeout(Some(ANSWER_MAX))?;
-    let (reply, status) = bounded(1);
-    poll.send(PollCommand::Status(reply))
-        .context("the poll core has stopped")?;
-    wake.signal();
-    let status = status
-        .recv_timeout(ANSWER_MAX)
-        .context("the poll core does not answer")?;
-    let host = facts
-        .facts
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    let mut line = json!({
-        "name": facts.name,
-        "id": facts.id,
-        "group": facts.group,
-        "host": host,
-        "status": status,
-    })
-    .to_string();
+    let mut line = answer.to_string();
     line.push('\n');
     stream.write_all(line.as_bytes()).context("answer")
 }
