@@ -12,6 +12,7 @@ PROFILE ?= dev
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 bin := $(target_dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 RUNS ?= 20
+RANDOM_SEED ?= $(shell echo $$RANDOM)
 
 help:
 	@echo "make demo   protect a VM, kill its host, show what it cost"
@@ -46,9 +47,12 @@ test: build lint
 		cargo test --workspace --profile $(PROFILE) --no-fail-fast; \
 	fi
 
-# Moments by seed; then one kill inside each step of a sync.
+# Moments by seed; then one kill inside each step of a sync; then a card without replication whose
+# VMM and backend die 100 times each.
 soak: build
 	.ci/soak $(bin)/plover $(RUNS)
+	PLOVER_RECONNECTS=100 PLOVER_SEED=$(RANDOM_SEED) cargo test -p plover-tests --profile $(PROFILE) \
+		--test reconnect -- --nocapture --test-threads 1
 
 # Figures for docs/performance.md, always of a release build: into target/perf/results.json.
 results := $(target_dir)/perf/results.json

@@ -2,4 +2,5 @@
 //! handles of the end-to-end tests.
 
 pub mod e2e;
+pub mod frontend;
 pub mod sim;

@@ -4,10 +4,12 @@
 //! Times and counts are printed, never asserted, but for those that say that something happened.
 
 pub mod capture;
+pub mod card;
 mod cluster;
 pub mod deliveries;
 pub mod frames;
 pub mod memory;
+pub mod testpmd;
 pub mod verifier;
 
 pub use cluster::{Child, Cluster, median, options};
@@ -30,7 +32,17 @@ pub struct Turn(#[expect(dead_code, reason = "its lock counts")] Flock<File>);
 /// Waits for the test's turn. `None`, with a line that says what is missing, where the tests
 /// cannot run; `make deps` installs it.
 pub fn turn() -> Result<Option<Turn>> {
-    if let Some(lack) = lack() {
+    turn_unless(lack())
+}
+
+/// As [`turn`], for a test that needs no VM.
+pub fn turn_without_vm(lack: Option<String>) -> Result<Option<Turn>> {
+    let not_root = || (!nix::unistd::geteuid().is_root()).then(|| "needs root".to_owned());
+    turn_unless(lack.or_else(not_root))
+}
+
+fn turn_unless(lack: Option<String>) -> Result<Option<Turn>> {
+    if let Some(lack) = lack {
         let line = format!("SKIPPED: {lack}; `make deps` installs what is missing");
         ensure!(std::env::var_os(REQUIRED).is_none(), line);
         eprintln!("{line}");
