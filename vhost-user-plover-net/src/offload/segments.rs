@@ -262,7 +262,8 @@ fn segment_bytes(
     let room = usize::from(mtu).saturating_sub(around);
     let longest = wanted.min(payload_bytes);
     match found.transport {
-        Transport::Udp if longest > room => Err(FinishError::TooLong {
+        // Headers alone can be too long, too.
+        Transport::Udp if around + longest > usize::from(mtu) => Err(FinishError::TooLong {
             bytes: around + longest,
             mtu,
         }),
