@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test soak perf perf-build perf-check lint clean
+.PHONY: help deps build demo test fuzz soak perf perf-build perf-check lint clean
 
 # A debug build is compiled with opt-level 1, its dependencies with 2 (see Cargo.toml): fast
 # enough to protect a VM under load, and twice as fast to build as a release.
@@ -13,10 +13,12 @@ target_dir := $(or $(CARGO_TARGET_DIR),target)
 bin := $(target_dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 RUNS ?= 20
 RANDOM_SEED ?= $(shell echo $$RANDOM)
+SECONDS ?= 60
 
 help:
 	@echo "make demo   protect a VM, kill its host, show what it cost"
 	@echo "make test   every check and every test"
+	@echo "make fuzz   what a guest, a VMM or a peer may send, $(SECONDS) s a target (SECONDS=n, TARGETS=...)"
 	@echo "make soak   $(RUNS) kills at moments that seeds draw (RUNS=n)"
 	@echo "make perf   what the parts cost, A against B in one run (ONLY=datapath|hasher|replication,"
 	@echo "            PERF=\"--quick\"); make perf-check holds it against what is promised"
@@ -46,6 +48,9 @@ test: build lint
 	else \
 		cargo test --workspace --profile $(PROFILE) --no-fail-fast; \
 	fi
+
+fuzz: deps
+	.ci/fuzz $(SECONDS) $(TARGETS)
 
 # Moments by seed; then one kill inside each step of a sync; then a card without replication whose
 # VMM and backend die 100 times each.

@@ -17,6 +17,8 @@ pub mod poll;
 pub mod record;
 pub mod ring;
 pub mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wait;
 
 #[cfg(test)]

@@ -136,18 +136,7 @@ impl Caller {
     /// Posts `command`, waits for the core's answer and drops what it replaced. Returns the
     /// ring's used index where the command asks for one.
     pub fn call(&mut self, command: Command) -> Result<u16, MailboxError> {
-        let number = self.next_number;
-        self.next_number += 1;
-        self.requests
-            .try_send(Request { number, command })
-            .map_err(|error| {
-                if error.is_disconnected() {
-                    MailboxError::Gone
-                } else {
-                    MailboxError::Silent
-                }
-            })?;
-        self.doorbell.signal();
+        let number = self.post(command)?;
         let deadline = Instant::now() + CORE_ANSWER_TIMEOUT;
         loop {
             let answer = self.answers.recv_deadline(deadline).map_err(|error| {
@@ -168,6 +157,29 @@ impl Caller {
                 return Ok(index);
             }
         }
+    }
+
+    /// Posts `command` and rings. Returns the number that its answer will carry.
+    pub(crate) fn post(&mut self, command: Command) -> Result<u64, MailboxError> {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.requests
+            .try_send(Request { number, command })
+            .map_err(|error| {
+                if error.is_disconnected() {
+                    MailboxError::Gone
+                } else {
+                    MailboxError::Silent
+                }
+            })?;
+        self.doorbell.signal();
+        Ok(number)
+    }
+
+    /// Answers that are there, without waiting.
+    #[cfg(feature = "testing")]
+    pub(crate) fn answers(&self) -> impl Iterator<Item = Answer> {
+        self.answers.try_iter()
     }
 }
 
