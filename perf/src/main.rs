@@ -1,6 +1,7 @@
 //! `plover-perf`: measures parts of Plover, A against B in one run, holds what it finds against
 //! what is promised, and sums up soaks.
 
+mod backend;
 mod card;
 mod check;
 mod commit;
@@ -56,6 +57,8 @@ enum Command {
     },
     /// A DPDK port as a guest's card, for measurement.
     Card(card::CardArguments),
+    /// The sequenced path behind a vhost-user socket, for a frontend of another process.
+    Backend(backend::BackendArguments),
     /// Prints what is promised, as in perf/SPEC.md.
     Promises,
     /// Page digests against a plain read of the same pages, in order and in random order.
@@ -89,6 +92,7 @@ fn main() -> Result<()> {
         Command::Check(arguments) => return run::check(&arguments),
         Command::Plot { results, svg } => return run::plot(&results, &svg),
         Command::Card(arguments) => return card::run(arguments),
+        Command::Backend(arguments) => return backend::run(&arguments),
         Command::Promises => {
             print!("{}", promises::table());
             return Ok(());

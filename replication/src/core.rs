@@ -313,6 +313,12 @@ impl Core {
         }
     }
 
+    /// Whether input from some entry on waits for a sync.
+    #[must_use]
+    pub fn holds_input_back(&self) -> bool {
+        self.cursor.barrier().is_some()
+    }
+
     /// Whether all input before the barrier was delivered.
     #[must_use]
     pub fn is_drained(&self) -> bool {

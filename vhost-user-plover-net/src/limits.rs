@@ -99,6 +99,10 @@ pub const LEARNED_ADDRESSES_MAX: usize = 8;
 /// each this is what a guest can miss while it is paused for a long sync at full load.
 pub const UNDELIVERED_ENTRIES_MAX: u64 = 4096;
 
+/// Entries that wait for a guest that runs, before no more are received: a few rings' worth. More
+/// would only grow old, and be out of the processor's cache when their turn comes.
+pub const WAITING_ENTRIES_MAX: u64 = 16;
+
 /// Bursts taken from each port in one turn, so that no step starves the others.
 pub const BURSTS_PER_TURN: usize = 4;
 

@@ -296,10 +296,7 @@ fn poll_config(config: &NodeConfig) -> PollConfig {
     PollConfig {
         is_busy: config.poll.mode == PollMode::Busy,
         idle_sleep: Duration::from_micros(config.poll.idle_sleep_us.into()),
-        guest_mac: config
-            .guest
-            .as_ref()
-            .map_or([0; 6], |guest| guest.mac.bytes()),
+        guest_mac: config.guest.as_ref().map(|guest| guest.mac.bytes()),
         guest_mtu: config.guest.as_ref().map_or(MTU_MAX, |guest| guest.mtu),
         measures_steps: true,
         sync_interval_min: Duration::from_millis(sync.interval_min_ms.into()),

@@ -22,8 +22,8 @@ pub struct PollConfig {
     pub is_busy: bool,
     /// Longest sleep when there is nothing to do.
     pub idle_sleep: Duration,
-    /// The guest's MAC address.
-    pub guest_mac: [u8; 6],
+    /// The guest's MAC address; with none, frames to and from any station are taken.
+    pub guest_mac: Option<[u8; 6]>,
     /// Bytes that follow the Ethernet header in the longest frame that the guest takes.
     pub guest_mtu: u16,
     /// Shortest time between two syncs.

@@ -11,7 +11,7 @@ use replication::limits::RUN_PACKETS_MAX;
 use super::costs::Step;
 use super::{PollCore, PollEvent};
 use crate::guest_nic::GuestNic;
-use crate::limits::{BURSTS_PER_TURN, UNDELIVERED_ENTRIES_MAX};
+use crate::limits::{BURSTS_PER_TURN, UNDELIVERED_ENTRIES_MAX, WAITING_ENTRIES_MAX};
 use crate::offload;
 use crate::path::admit::{Gate, Refused};
 use crate::path::flow_hash;
@@ -19,7 +19,9 @@ use crate::ring::Frame;
 
 impl PollCore {
     /// Steps 1 and 2: bursts from the uplink, as many as one entry holds; what is not for the
-    /// guest, or beyond the bounds, is dropped here by counter and never later.
+    /// guest, or beyond the bounds, is dropped here by counter and never later. Behind a guest that
+    /// runs and does not keep up, packets stay with the port: what its queue cannot hold is lost
+    /// there and costs nothing.
     pub(super) fn nic_rx(&mut self) -> usize {
         let Some(uplink) = &mut self.uplink else {
             return 0;
@@ -27,8 +29,13 @@ impl PollCore {
         if self.admitted.is_some() || !self.burst.is_empty() {
             return 0;
         }
-        let has_room = self.guest_was_up && has_room(self.node.core());
+        let undelivered = undelivered(self.node.core());
+        let has_room = self.guest_was_up && undelivered < UNDELIVERED_ENTRIES_MAX;
         let gate = Gate::of(self.node.core(), has_room);
+        let is_paused = self.is_frozen || self.node.core().holds_input_back();
+        if gate.is_open() && undelivered >= WAITING_ENTRIES_MAX && !is_paused {
+            return 0;
+        }
         let pairs = self.nic.as_ref().map_or(1, GuestNic::receive_pairs);
         let mut count = 0;
         for _ in 0..BURSTS_PER_TURN {
@@ -146,8 +153,7 @@ fn frame_of<'a>(packet: &Packet<'a>) -> Frame<'a> {
     }
 }
 
-/// Whether the guest keeps up.
-fn has_room(core: &Core) -> bool {
-    let undelivered = core.applied().0.saturating_sub(core.position().index.0);
-    undelivered < UNDELIVERED_ENTRIES_MAX
+/// Entries that wait for the guest.
+fn undelivered(core: &Core) -> u64 {
+    core.applied().0.saturating_sub(core.position().index.0)
 }

@@ -73,10 +73,10 @@ impl PollCore {
             return;
         }
         self.announce.pop_front();
-        if let Some(uplink) = &mut self.uplink {
+        if let (Some(uplink), Some(mac)) = (&mut self.uplink, self.config.guest_mac) {
             self.outgoing
                 .learned()
-                .frames(self.config.guest_mac, |frame| uplink.send(&[frame]));
+                .frames(mac, |frame| uplink.send(&[frame]));
             uplink.flush();
             self.counters.announcements += 1;
         }
