@@ -56,7 +56,8 @@ pub struct PollCore {
     admitted: Option<PacketBurst>,
     hold: HoldQueue<Mbuf>,
     outgoing: Outgoing,
-    station: Station,
+    /// None: frames to and from any station are taken.
+    station: Option<Station>,
     /// A received packet that lies in several mbufs, in one piece.
     scratch: Box<[u8]>,
     todo: Vec<Action>,
@@ -81,7 +82,9 @@ impl PollCore {
     pub fn new(setup: PollSetup) -> Self {
         let config = &setup.config;
         Self {
-            station: Station::new(config.guest_mac, config.guest_mtu),
+            station: config
+                .guest_mac
+                .map(|mac| Station::new(mac, config.guest_mtu)),
             costs: Costs::new(config.measures_steps),
             node: setup.node,
             replication: setup.replication,

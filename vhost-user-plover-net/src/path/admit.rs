@@ -28,15 +28,14 @@ pub enum Refused {
 /// The guest as a station on the uplink's network.
 #[derive(Clone, Copy, Debug)]
 pub struct Station {
-    /// None: every frame is for it.
-    mac: Option<[u8; 6]>,
+    mac: [u8; 6],
     frame_bytes_max: usize,
 }
 
 impl Station {
     /// A guest with this address that takes frames of this MTU, with a VLAN tag or without.
     #[must_use]
-    pub fn new(mac: Option<[u8; 6]>, mtu: u16) -> Self {
+    pub fn new(mac: [u8; 6], mtu: u16) -> Self {
         let frame_bytes_max = ETHERNET_BYTES + VLAN_TAG_BYTES + usize::from(mtu);
         Self {
             mac,
@@ -54,12 +53,11 @@ impl Station {
             Some(header) if frame.len() <= self.frame_bytes_max => header,
             _ => return Err(Refused::Length),
         };
-        let Some(mac) = self.mac else { return Ok(()) };
         let is_group_address = addresses[0] & 1 == 1;
-        if !is_group_address && addresses[..6] != mac {
+        if !is_group_address && addresses[..6] != self.mac {
             return Err(Refused::NotForGuest);
         }
-        if addresses[6..12] == mac {
+        if addresses[6..12] == self.mac {
             return Err(Refused::FromGuest);
         }
         Ok(())
@@ -113,7 +111,7 @@ mod tests {
     }
 
     fn check(frame: &[u8]) -> Result<(), Refused> {
-        Station::new(Some(GUEST), 1500).check(frame)
+        Station::new(GUEST, 1500).check(frame)
     }
 
     #[test]
@@ -136,21 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn a_station_without_an_address_takes_all_of_a_right_length() {
-        let any = Station::new(None, 1500);
-        assert_eq!(any.check(&frame(OTHER, GUEST, 60)), Ok(()));
-        assert_eq!(any.check(&frame(OTHER, OTHER, 1519)), Err(Refused::Length));
-    }
-
-    #[test]
     fn the_guests_mtu_bounds_what_is_admitted() {
-        let jumbo = Station::new(Some(GUEST), 9000);
+        let jumbo = Station::new(GUEST, 9000);
         assert_eq!(jumbo.check(&frame(GUEST, OTHER, 9018)), Ok(()));
         assert_eq!(
             jumbo.check(&frame(GUEST, OTHER, 9019)),
             Err(Refused::Length)
         );
-        let largest = Station::new(Some(GUEST), u16::MAX);
+        let largest = Station::new(GUEST, u16::MAX);
         let too_long = frame(GUEST, OTHER, FRAME_BYTES_MAX + 1);
         assert_eq!(largest.check(&too_long), Err(Refused::Length));
     }

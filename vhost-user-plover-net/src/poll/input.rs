@@ -45,7 +45,7 @@ impl PollCore {
                 break;
             }
             let (burst, counters) = (&mut self.burst, &mut self.counters);
-            let (station, scratch) = (&self.station, &mut self.scratch);
+            let (station, scratch) = (self.station, &mut self.scratch);
             counters.received += received as u64;
             uplink.received(|mbuf, offloads| {
                 let offload = offload::received(mbuf, offloads);
@@ -53,7 +53,8 @@ impl PollCore {
                     counters.dropped_length += 1;
                     return;
                 };
-                let admitted = station.check(frame).and_then(|()| gate.check());
+                let for_guest = station.map_or(Ok(()), |station| station.check(frame));
+                let admitted = for_guest.and_then(|()| gate.check());
                 if let Err(why) = admitted {
                     return counters.refuse(why);
                 }
