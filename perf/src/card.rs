@@ -14,7 +14,9 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use vhost_user_plover_net::passthrough::{PassthroughConfig, PassthroughCore, PassthroughSetup};
-use vhost_user_plover_net::{CardConfig, EventFd, NicConfig, VhostUserServer, channel};
+use vhost_user_plover_net::{
+    CardConfig, EventFd, NicConfig, VhostUserServer, WrittenPages, channel,
+};
 
 /// Packet buffers, as many as the testpmd that it is held against has.
 const MBUFS: u32 = 8191;
@@ -36,6 +38,9 @@ pub struct CardArguments {
     /// The core for everything else.
     #[arg(long)]
     control_core: usize,
+    /// Does not log the pages that it writes, to measure what that costs.
+    #[arg(long)]
+    no_page_log: bool,
     /// DPDK's memory, in hugepages.
     #[arg(long, default_value_t = 128)]
     memory_mib: u32,
@@ -56,9 +61,14 @@ pub fn run(arguments: CardArguments) -> Result<()> {
     .context("start DPDK")?;
     let pool = Mempool::new(&eal, "uplink", MBUFS, MBUF_CACHE, DATA_ROOM_BYTES)?;
     let uplink = Port::open(&eal, &PortConfig::vdev(arguments.uplink), &pool)?;
+    let written_pages = arguments
+        .no_page_log
+        .then(WrittenPages::off)
+        .transpose()
+        .context("make a log that is off")?;
     let (control, nic) = channel(NicConfig {
         on_memory: Box::new(drop),
-        written_pages: None,
+        written_pages: written_pages.map(Arc::new),
         card: CardConfig::default(),
     })?;
     let server = VhostUserServer::start(&arguments.socket, control)?;

@@ -244,21 +244,32 @@ fn steps() -> Vec<Promise> {
             ));
         }
     }
+    promises.push(promise(
+        "datapath/cycles/sequenced-three/followers",
+        "all that the two followers do on the same core, for a packet of the first",
+        "cycles",
+        Bound::Reported(ABSOLUTE),
+    ));
     promises
 }
 
 /// What parts of the path cost, and what must not happen on it at all.
 fn costs() -> Vec<Promise> {
-    vec![
+    let mut promises: Vec<Promise> = DIRECTIONS
+        .iter()
+        .map(|(direction, words)| {
+            promise(
+                format!("datapath/cost/logging-writes/{direction}/64"),
+                format!("what logging written pages takes of the rate, {words}, 64 B"),
+                "share",
+                Bound::AtMost(0.03),
+            )
+        })
+        .collect();
+    promises.extend([
         promise(
-            "datapath/cost/logging-writes",
-            "share of the rate that logging written pages takes",
-            "share",
-            Bound::AtMost(0.03),
-        ),
-        promise(
-            "datapath/cost/step-counters",
-            "share of the rate that counting cycles by step takes",
+            "datapath/cost/step-counters/forward/64",
+            "what counting cycles by step takes of the rate, forwarding 64 B",
             "share",
             Bound::Below(0.02),
         ),
@@ -286,7 +297,8 @@ fn costs() -> Vec<Promise> {
             "per packet",
             Bound::AtMost(0.0),
         ),
-    ]
+    ]);
+    promises
 }
 
 /// The table of perf/SPEC.md.

@@ -1,5 +1,5 @@
-//! Cycles a packet by step, as a backend of ours tells them when it ends: the last line of its
-//! output that is a JSON object with `costs.steps`, or `steps`, in it.
+//! Cycles a packet by step, as a backend of ours tells them when it ends: a JSON object a line,
+//! of each node and step.
 
 use serde::Deserialize;
 
@@ -15,37 +15,59 @@ pub const STEPS: [&str; 8] = [
     "release",
 ];
 
-/// What a step costs.
+/// What a step costs one node.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct StepCost {
+    /// Which node.
+    pub node: u64,
     /// Its name.
     pub step: String,
-    /// None where no packet took it.
-    pub cycles_per_packet: Option<f64>,
+    /// Packets that took it.
+    pub packets: u64,
+    /// Cycles that it took.
+    pub cycles: u64,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Nested { costs: Costs },
-    Plain(Costs),
-}
+/// What a backend told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Told(Vec<StepCost>);
 
-#[derive(Deserialize)]
-struct Costs {
-    steps: Vec<StepCost>,
-}
+impl Told {
+    /// Finds the steps in what a process said; none if it told nothing.
+    pub fn parse(output: &str) -> Option<Self> {
+        let costs: Vec<StepCost> = output
+            .lines()
+            .filter_map(|line| serde_json::from_str(line.trim()).ok())
+            .collect();
+        (!costs.is_empty()).then_some(Self(costs))
+    }
 
-/// Finds the steps in what a process said.
-pub fn parse(output: &str) -> Option<Vec<StepCost>> {
-    output
-        .lines()
-        .rev()
-        .filter_map(|line| serde_json::from_str::<Line>(line.trim()).ok())
-        .map(|line| match line {
-            Line::Nested { costs } | Line::Plain(costs) => costs.steps,
-        })
-        .next()
+    /// Cycles a packet of a step of the first node, which has the guest.
+    pub fn cycles_per_packet(&self, step: &str) -> Option<f64> {
+        let first = self.first_node()?;
+        let cost = self
+            .0
+            .iter()
+            .find(|cost| cost.node == first && cost.step == step)?;
+        (cost.packets > 0).then(|| cost.cycles as f64 / cost.packets as f64)
+    }
+
+    /// Cycles of all other nodes for a packet that the first one proposes; none if there are none.
+    pub fn followers(&self) -> Option<f64> {
+        let first = self.first_node()?;
+        let packets = self
+            .0
+            .iter()
+            .find(|cost| cost.node == first && cost.step == "propose")?
+            .packets;
+        let others = self.0.iter().filter(|cost| cost.node != first);
+        let cycles: u64 = others.map(|cost| cost.cycles).sum();
+        (packets > 0 && cycles > 0).then(|| cycles as f64 / packets as f64)
+    }
+
+    fn first_node(&self) -> Option<u64> {
+        self.0.iter().map(|cost| cost.node).min()
+    }
 }
 
 #[cfg(test)]
@@ -53,21 +75,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_with_steps_counts() {
-        let output = "starting\n\
-            {\"costs\":{\"turns\":1,\"steps\":[{\"step\":\"rx\",\"cycles_per_packet\":1.5}]}}\n\
-            {\"costs\":{\"turns\":2,\"steps\":[{\"step\":\"rx\",\"packets\":2,\
-            \"cycles_per_packet\":2.5},{\"step\":\"hold\",\"cycles_per_packet\":null}]}}\n\
-            bye\n";
-        let steps = parse(output).expect("steps");
-        assert_eq!(steps[0].cycles_per_packet, Some(2.5));
-        assert_eq!(steps[1].cycles_per_packet, None);
+    fn steps_of_the_first_node_and_all_of_the_others() {
+        let told = Told::parse(
+            "starting\n\
+             {\"nodes\":3,\"seconds\":1.0}\n\
+             {\"node\":1,\"step\":\"propose\",\"packets\":10,\"cycles\":50,\"cycles_per_packet\":5.0}\n\
+             {\"node\":1,\"step\":\"hold\",\"packets\":0,\"cycles\":7}\n\
+             {\"node\":2,\"step\":\"replicate\",\"packets\":0,\"cycles\":20}\n\
+             {\"node\":3,\"step\":\"other\",\"packets\":0,\"cycles\":10}\n",
+        )
+        .expect("steps");
+        assert_eq!(told.cycles_per_packet("propose"), Some(5.0));
+        assert_eq!(told.cycles_per_packet("hold"), None);
+        assert_eq!(told.cycles_per_packet("rx"), None);
+        assert_eq!(told.followers(), Some(3.0));
     }
 
     #[test]
     fn what_has_no_steps_has_none() {
-        for output in ["", "{}", "[]", "{\"steps\":3}", "{\"steps\":[{}]}", "{"] {
-            assert_eq!(parse(output), None, "{output}");
+        for output in ["", "{}", "[]", "{\"step\":3}", "{\"node\":1}", "{"] {
+            assert_eq!(Told::parse(output), None, "{output}");
         }
     }
 }

@@ -25,11 +25,15 @@ pub enum Contestant {
     TestpmdAgain,
     /// The path of `plover node` with `replication = "off"` (`plover-perf card`).
     Passthrough,
+    /// The same without a log of the pages that it writes.
+    PassthroughUnlogged,
     /// The sequenced path through a log of so many nodes.
     Sequenced {
         /// One or three.
         nodes: usize,
     },
+    /// The same with one node and without counting cycles by step.
+    SequencedUncounted,
 }
 
 /// Where processes run and keep their files.
@@ -71,6 +75,8 @@ impl Contestant {
             Self::Testpmd => "testpmd",
             Self::TestpmdAgain => "selftest",
             Self::Passthrough => "passthrough",
+            Self::PassthroughUnlogged => "unlogged",
+            Self::SequencedUncounted => "uncounted",
             Self::Sequenced { nodes: 1 } => "sequenced",
             Self::Sequenced { .. } => "sequenced-three",
         }
@@ -112,7 +118,7 @@ impl Contestant {
         place: &Place<'_>,
         socket: &Path,
     ) -> Result<Backend> {
-        let (program, arguments): (&str, Vec<String>) = match self {
+        let arguments = match self {
             Self::Testpmd | Self::TestpmdAgain => {
                 return Testpmd::start(&Setup {
                     role: Role::Vhost(socket),
@@ -124,28 +130,27 @@ impl Contestant {
                 })
                 .map(Backend::Testpmd);
             }
-            Self::Passthrough => {
-                let arguments = [
-                    "card".to_owned(),
-                    format!("--socket={}", socket.display()),
-                    format!("--uplink={}", scenario.uplink()),
-                    format!("--core={}", place.cores.1),
-                    format!("--control-core={}", place.cores.0),
-                ];
-                ("plover-perf", arguments.into())
-            }
+            Self::Passthrough => vec![
+                "card".to_owned(),
+                format!("--control-core={}", place.cores.0),
+            ],
+            Self::PassthroughUnlogged => vec![
+                "card".to_owned(),
+                format!("--control-core={}", place.cores.0),
+                "--no-page-log".to_owned(),
+            ],
             Self::Sequenced { nodes } => {
-                let arguments = [
-                    "backend".to_owned(),
-                    format!("--nodes={nodes}"),
-                    format!("--socket={}", socket.display()),
-                    format!("--uplink={}", scenario.uplink()),
-                    format!("--core={}", place.cores.1),
-                ];
-                ("plover-perf", arguments.into())
+                vec!["backend".to_owned(), format!("--nodes={nodes}")]
             }
+            Self::SequencedUncounted => vec!["backend".to_owned(), "--no-costs".to_owned()],
         };
-        let program = place.executables.join(program);
+        let common = [
+            format!("--socket={}", socket.display()),
+            format!("--uplink={}", scenario.uplink()),
+            format!("--core={}", place.cores.1),
+        ];
+        let arguments = [arguments, common.into()].concat();
+        let program = place.executables.join("plover-perf");
         ensure!(
             program.exists(),
             "{} is not built: make build",

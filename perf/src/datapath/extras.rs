@@ -65,26 +65,26 @@ fn system_calls(names: &[&str], pair: &mut Pair) -> Vec<Measured> {
 }
 
 fn step_costs(contestant: Contestant, pair: Pair) -> Vec<Measured> {
-    let steps = tell_steps(pair);
-    let row = |step: &&str| {
+    let told = tell_steps(pair).map_err(|error| format!("{error:#}"));
+    let row = |step: &str, cycles: Result<Option<f64>, &String>| {
         let name = format!("datapath/cycles/{}/{step}", contestant.name());
-        let cost = match &steps {
-            Ok(steps) => steps
-                .iter()
-                .find(|cost| cost.step == *step)
-                .and_then(|cost| cost.cycles_per_packet)
-                .ok_or_else(|| "no packet took this step".to_owned()),
-            Err(error) => Err(format!("{error:#}")),
-        };
-        match cost {
-            Ok(cycles) => Measured::new(name, "cycles", vec![cycles]),
+        match cycles {
+            Ok(Some(cycles)) => Measured::new(name, "cycles", vec![cycles]),
+            Ok(None) => Measured::failed(name, "cycles", "no packet took this step"),
             Err(reason) => Measured::failed(name, "cycles", reason),
         }
     };
-    steps::STEPS.iter().map(row).collect()
+    let mut rows: Vec<Measured> = steps::STEPS
+        .iter()
+        .map(|step| row(step, told.as_ref().map(|told| told.cycles_per_packet(step))))
+        .collect();
+    if contestant != (Contestant::Sequenced { nodes: 1 }) {
+        rows.push(row("followers", told.as_ref().map(steps::Told::followers)));
+    }
+    rows
 }
 
-fn tell_steps(pair: Pair) -> Result<Vec<steps::StepCost>> {
+fn tell_steps(pair: Pair) -> Result<steps::Told> {
     let output = pair.finish()?;
-    steps::parse(&output).with_context(|| format!("the backend told no steps:\n{output}"))
+    steps::Told::parse(&output).with_context(|| format!("the backend told no steps:\n{output}"))
 }

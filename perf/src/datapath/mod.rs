@@ -48,7 +48,13 @@ pub struct Options {
     pub known_round_trips_ns: Vec<f64>,
 }
 
-const FRAME_BYTES: [usize; 3] = [64, 512, 1500];
+const SMALLEST_BYTES: usize = 64;
+const FRAME_BYTES: [usize; 3] = [SMALLEST_BYTES, 512, 1500];
+/// Where the baseline is held against itself in each run.
+const SELFTEST: Scenario = Scenario {
+    direction: Direction::GuestToHost,
+    frame_bytes: SMALLEST_BYTES,
+};
 /// Hugepage memory of one of our backends, and DPDK's overhead for each process.
 const MARGIN_MIB: usize = 16;
 
@@ -57,27 +63,37 @@ const MARGIN_MIB: usize = 16;
 pub fn run(options: &Options, mut done: impl FnMut(Vec<Measured>) -> Result<()>) -> Result<()> {
     testpmd::check_installed()?;
     let cores = placement::choose_cores(options.cores)?;
-    let contestants = contestants(options);
-    let hugepages_mib = contestants.len() * 2 * (MEMORY_MIB + MARGIN_MIB);
-    let _hugepages = Hugepages::reserve(hugepages_mib)?;
     for scenario in scenarios(options) {
         eprintln!("{} …", scenario.name());
+        let contestants = contestants(options, scenario);
+        let hugepages_mib = contestants.len() * 2 * (MEMORY_MIB + MARGIN_MIB);
+        let _hugepages = Hugepages::reserve(hugepages_mib)?;
         let kept = measure(scenario, &contestants, cores, options)?;
         done(kept)?;
     }
     Ok(())
 }
 
-fn contestants(options: &Options) -> Vec<Contestant> {
-    if options.selftest_only {
-        return vec![Contestant::Testpmd, Contestant::TestpmdAgain];
+/// Who takes part in a scenario, the baseline first.
+fn contestants(options: &Options, scenario: Scenario) -> Vec<Contestant> {
+    let mut all = vec![Contestant::Testpmd];
+    if scenario == SELFTEST {
+        all.push(Contestant::TestpmdAgain);
     }
-    vec![
-        Contestant::Testpmd,
-        Contestant::Passthrough,
-        Contestant::Sequenced { nodes: 1 },
-        Contestant::Sequenced { nodes: 3 },
-    ]
+    if options.selftest_only {
+        all.resize(2, Contestant::TestpmdAgain);
+        return all;
+    }
+    all.push(Contestant::Passthrough);
+    if scenario.frame_bytes == SMALLEST_BYTES {
+        all.push(Contestant::PassthroughUnlogged);
+    }
+    all.push(Contestant::Sequenced { nodes: 1 });
+    if scenario == extras::SCENARIO {
+        all.push(Contestant::SequencedUncounted);
+    }
+    all.push(Contestant::Sequenced { nodes: 3 });
+    all
 }
 
 fn scenarios(options: &Options) -> Vec<Scenario> {
@@ -227,40 +243,71 @@ fn executables() -> Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-/// Which ratio is told of a contestant: its name, and against whom.
-fn ratio_of(contestant: Contestant) -> Option<(&'static str, Contestant)> {
+/// What is told of a contestant.
+enum Told {
+    /// Its rate; and against another's, by this name.
+    Rate(Option<(&'static str, Contestant)>),
+    /// Only against another's, by this name.
+    Ratio(&'static str, Contestant),
+    /// Which share of its own rate another loses, by this name.
+    Cost(&'static str, Contestant),
+}
+
+fn told(contestant: Contestant) -> Told {
     match contestant {
-        Contestant::TestpmdAgain => Some(("selftest", Contestant::Testpmd)),
-        Contestant::Passthrough => Some(("passthrough-of-testpmd", Contestant::Testpmd)),
-        Contestant::Sequenced { nodes: 1 } => {
-            Some(("sequenced-of-passthrough", Contestant::Passthrough))
+        Contestant::Testpmd | Contestant::Sequenced { nodes: 2.. } => Told::Rate(None),
+        Contestant::TestpmdAgain => Told::Ratio("selftest", Contestant::Testpmd),
+        Contestant::Passthrough => {
+            Told::Rate(Some(("passthrough-of-testpmd", Contestant::Testpmd)))
         }
-        Contestant::Testpmd | Contestant::Sequenced { .. } => None,
+        Contestant::Sequenced { .. } => {
+            Told::Rate(Some(("sequenced-of-passthrough", Contestant::Passthrough)))
+        }
+        Contestant::PassthroughUnlogged => {
+            Told::Cost("cost/logging-writes", Contestant::Passthrough)
+        }
+        Contestant::SequencedUncounted => {
+            Told::Cost("cost/step-counters", Contestant::Sequenced { nodes: 1 })
+        }
     }
 }
 
-/// Rates of all, and the ratios.
+/// Rates, ratios, costs, and what was counted beside them.
 fn figures(scenario: Scenario, entrants: &[Entrant], kept: &Kept) -> Vec<Measured> {
-    let name = |what: &str| format!("datapath/{what}/{}", scenario.name());
     let mut figures = Vec::new();
     for (at, entrant) in entrants.iter().enumerate() {
-        let series = kept.series[at].as_ref();
-        let own = &entrant.commands;
-        if entrant.contestant != Contestant::TestpmdAgain {
-            let rate = series.map(|series| series.values().copied().collect());
-            let name = name(entrant.contestant.name());
-            figures.push(figure(name, "Mpps", rate, own.clone(), kept));
+        let name = |what: &str| format!("datapath/{what}/{}", scenario.name());
+        let own = kept.series[at].as_ref();
+        let against = |other: Contestant, compare: fn(f64) -> f64| {
+            let base = entrants.iter().position(|base| base.contestant == other);
+            let base = base.unwrap_or(0);
+            let samples = own.and_then(|own| {
+                let ratios = ratios(own, kept.series[base].as_ref()?);
+                Ok(ratios.into_iter().map(compare).collect::<Vec<f64>>())
+            });
+            let commands = [&entrant.commands[..], &entrants[base].commands[..]].concat();
+            (samples, commands)
+        };
+        let ratio = |what: &str, other| {
+            let (samples, commands) = against(other, |ratio| ratio);
+            figure(name(what), "ratio", samples, commands, kept)
+        };
+        match told(entrant.contestant) {
+            Told::Rate(compared) => {
+                let rate = own.map(|series| series.values().copied().collect());
+                let name = name(entrant.contestant.name());
+                let commands = entrant.commands.clone();
+                figures.push(figure(name, "Mpps", rate, commands, kept));
+                figures.extend(compared.map(|(what, other)| ratio(what, other)));
+            }
+            Told::Ratio(what, other) => figures.push(ratio(what, other)),
+            Told::Cost(what, other) => {
+                // Of A/B, A without what costs: what B lacks is 1 - B/A.
+                let (samples, commands) = against(other, |ratio| 1.0 - 1.0 / ratio);
+                figures.push(figure(name(what), "share", samples, commands, kept));
+            }
         }
         figures.extend(entrant.extras.iter().cloned());
-        let Some((what, other)) = ratio_of(entrant.contestant) else {
-            continue;
-        };
-        let Some(base) = entrants.iter().position(|base| base.contestant == other) else {
-            continue;
-        };
-        let ratio = series.and_then(|own| Ok(ratios(own, kept.series[base].as_ref()?)));
-        let both = [&own[..], &entrants[base].commands[..]].concat();
-        figures.push(figure(name(what), "ratio", ratio, both, kept));
     }
     figures
 }

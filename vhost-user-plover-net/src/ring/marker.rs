@@ -30,6 +30,7 @@ const SLOTS: usize = 8;
 /// Gathers marks, so that a burst costs one fence and hardly a locked instruction.
 pub struct Marker {
     pages: Arc<WrittenPages>,
+    is_on: bool,
     slots: [Slot; SLOTS],
 }
 
@@ -45,6 +46,7 @@ impl Marker {
     #[must_use]
     pub fn new(pages: Arc<WrittenPages>) -> Self {
         Self {
+            is_on: pages.is_on(),
             pages,
             slots: [Slot::default(); SLOTS],
         }
@@ -53,7 +55,7 @@ impl Marker {
     /// Remembers that `bytes` bytes from guest address `address` on were written.
     #[inline(always)]
     pub fn mark(&mut self, address: u64, bytes: u64) {
-        if bytes == 0 {
+        if bytes == 0 || !self.is_on {
             return;
         }
         let first = address / LOG_PAGE_BYTES;
@@ -79,6 +81,9 @@ impl Marker {
     /// Sets what was gathered. The caller has put a full fence behind the writes.
     #[inline]
     pub(super) fn settle_fenced(&mut self) {
+        if !self.is_on {
+            return;
+        }
         for slot in &mut self.slots {
             let mask = std::mem::take(&mut slot.mask);
             if !self.pages.has(slot.word, mask) {

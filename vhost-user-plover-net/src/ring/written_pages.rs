@@ -24,6 +24,7 @@ pub struct WrittenPages {
     words: NonNull<AtomicU64>,
     word_count: usize,
     map_bytes: NonZeroUsize,
+    is_off: bool,
 }
 
 // SAFETY: the mapping belongs to this value and is only accessed as atomics.
@@ -41,10 +42,26 @@ impl WrittenPages {
         Self::map(Arc::new(file), guest_end)
     }
 
+    /// A bitmap that nothing is marked in, to measure what marking costs. Never under protection:
+    /// the hasher would miss what we write.
+    pub fn off() -> io::Result<Self> {
+        let mut pages = Self::create(LOG_PAGE_BYTES)?;
+        pages.is_off = true;
+        Ok(pages)
+    }
+
+    /// Whether writes are to be marked in it.
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        !self.is_off
+    }
+
     /// The same bitmap, longer: the same memfd, so no mark is lost and older mappings stay
     /// valid for the pages that they cover.
     pub fn grown(&self, guest_end: u64) -> io::Result<Self> {
-        Self::map(Arc::clone(&self.file), guest_end)
+        let mut pages = Self::map(Arc::clone(&self.file), guest_end)?;
+        pages.is_off = self.is_off;
+        Ok(pages)
     }
 
     fn map(file: Arc<File>, guest_end: u64) -> io::Result<Self> {
@@ -71,6 +88,7 @@ impl WrittenPages {
             words: start.cast(),
             word_count: word_count as usize,
             map_bytes,
+            is_off: false,
         })
     }
 

@@ -84,3 +84,13 @@ fn the_vmms_own_log_is_kept_only_when_it_asks() {
     };
     assert!(!memory.iter().any(marked));
 }
+
+#[test]
+fn a_bitmap_that_is_off_takes_no_marks() {
+    let off = WrittenPages::off().unwrap();
+    let pages = Arc::new(off.grown(64 * 4096).unwrap());
+    let mut marker = Marker::new(Arc::clone(&pages));
+    marker.mark(3 * 4096, 10);
+    marker.settle();
+    assert!((0..64).all(|page| !pages.is_marked(page)));
+}
