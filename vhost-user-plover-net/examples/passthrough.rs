@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             is_busy: core.is_some(),
             idle_sleep: Duration::from_micros(100),
             station: None,
+            offloads: false,
             frame_bytes_max: uplink.frame_bytes_max(),
         },
         eal,

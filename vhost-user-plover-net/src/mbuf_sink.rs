@@ -66,7 +66,7 @@ impl FrameSink for MbufSink<'_> {
         };
         if let Some(room) = mbuf.append(frame.len()) {
             frame.read(room);
-        } else if !fill_chain(self.pool, mbuf, &mut frame) {
+        } else if !fill_chain(self.pool, mbuf, frame) {
             self.dropped |= 1 << number;
         }
     }
@@ -75,13 +75,13 @@ impl FrameSink for MbufSink<'_> {
 /// A frame that is longer than a buffer goes over several. False, and part of it in `first`, if
 /// there are not enough of them.
 #[cold]
-fn fill_chain(pool: &Mempool, first: &mut Mbuf, frame: &mut GuestFrame<'_>) -> bool {
-    fill(first, frame);
+fn fill_chain(pool: &Mempool, first: &mut Mbuf, mut frame: GuestFrame<'_>) -> bool {
+    fill(first, &mut frame);
     while !frame.is_empty() {
         let Ok(mut next) = pool.alloc() else {
             return false;
         };
-        fill(&mut next, frame);
+        fill(&mut next, &mut frame);
         if next.is_empty() || first.chain(next).is_err() {
             return false;
         }

@@ -14,6 +14,7 @@
 
 mod channel;
 
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +22,7 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, TryRecvError};
-use dpdk_config::{BURST_PACKETS_MAX, Burst, Eal, Mempool, Port};
-use plover_types::Offload;
+use dpdk_config::{BURST_PACKETS_MAX, Burst, Eal, Mbuf, Mempool, Port};
 
 pub use channel::{
     PassthroughCommand, PassthroughConfig, PassthroughCounters, PassthroughSetup, PassthroughStatus,
@@ -32,8 +32,10 @@ use crate::event_fd::EventFd;
 use crate::guest_nic::{GuestNic, Undelivered};
 use crate::limits::{COMMAND_TURNS, FRAME_BYTES_MIN, QUEUE_PAIRS_MAX, SPIN};
 use crate::mbuf_sink::MbufSink;
+use crate::offload;
 use crate::path::admit::{Refused, Station};
 use crate::path::flow_hash;
+use crate::path::outgoing::Outgoing;
 use crate::ring::Frame;
 use crate::wait;
 
@@ -52,6 +54,9 @@ pub struct PassthroughCore {
     waiting: [Burst; QUEUE_PAIRS_MAX],
     /// Taken from the guest, and not yet by the port.
     sending: Burst,
+    /// Finished frames of a guest that leaves that to us, waiting for room in `sending`.
+    cut: VecDeque<Mbuf>,
+    outgoing: Outgoing,
     /// Queue pairs that run; looked at with the commands.
     pairs: u8,
     counters: PassthroughCounters,
@@ -72,6 +77,8 @@ impl PassthroughCore {
             received: Burst::new(),
             waiting: [const { Burst::new() }; QUEUE_PAIRS_MAX],
             sending: Burst::new(),
+            cut: VecDeque::new(),
+            outgoing: Outgoing::default(),
             pairs: 0,
             counters: PassthroughCounters::default(),
         }
@@ -210,10 +217,11 @@ impl PassthroughCore {
     #[inline]
     fn deliver(&mut self, pair: usize) -> usize {
         let waiting = &mut self.waiting[pair];
+        let offloads = self.uplink.offloads();
         let frames: ArrayVec<Frame<'_>, BURST_PACKETS_MAX> = waiting
-            .iter()
+            .iter_mut()
             .map(|mbuf| Frame {
-                offload: Offload::PLAIN,
+                offload: offload::received(mbuf, offloads),
                 bytes: mbuf.data(),
             })
             .collect();
@@ -235,6 +243,9 @@ impl PassthroughCore {
     /// is answered here.
     #[inline]
     fn guest_tx(&mut self) -> usize {
+        if self.config.offloads {
+            return self.guest_tx_unfinished();
+        }
         let room = self.sending.room();
         let mut sink = MbufSink::new(&self.pool, &mut self.sending);
         let taken = self.nic.take_burst(room, &mut sink);
@@ -244,8 +255,32 @@ impl PassthroughCore {
         taken
     }
 
+    /// The same from a guest that leaves checksums open and sends large packets: one of them may
+    /// become many frames, so these have a queue of their own.
+    fn guest_tx_unfinished(&mut self) -> usize {
+        let room = if self.cut.is_empty() {
+            self.sending.room()
+        } else {
+            0
+        };
+        let mut sink = self.outgoing.sink(&self.uplink, &self.pool);
+        let taken = self.nic.take_burst(room, &mut sink);
+        self.cut.extend(self.outgoing.drain());
+        self.counters.taken += taken as u64;
+        let dropped = self.outgoing.counters();
+        self.counters.transmit_dropped = dropped.too_long + dropped.malformed + dropped.no_mbuf;
+        taken
+    }
+
     #[inline]
     fn uplink_tx(&mut self) -> usize {
+        while !self.sending.is_full()
+            && let Some(mbuf) = self.cut.pop_front()
+        {
+            if let Err(mbuf) = self.sending.push(mbuf) {
+                self.cut.push_front(mbuf);
+            }
+        }
         if self.sending.is_empty() {
             return 0;
         }

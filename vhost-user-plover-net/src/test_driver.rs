@@ -36,6 +36,7 @@ pub fn modern(event_idx: bool, mergeable: bool) -> RingFeatures {
         indirect: true,
         in_order: false,
         offloads: false,
+        guest_offloads: false,
         header_bytes: 12,
     }
 }

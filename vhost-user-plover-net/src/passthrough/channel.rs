@@ -21,6 +21,8 @@ pub struct PassthroughConfig {
     /// Who the guest is: frames for other stations are dropped. None: all go to the guest, as over
     /// a wire.
     pub station: Option<Station>,
+    /// Whether the card was offered with offloads: then what the guest leaves open is finished here.
+    pub offloads: bool,
     /// Bytes of the longest frame that the guest is given: its MTU with headers, no FCS.
     pub frame_bytes_max: usize,
 }
@@ -68,7 +70,8 @@ pub struct PassthroughCounters {
     pub delivered: u64,
     /// Taken from the guest.
     pub taken: u64,
-    /// Of these, those for which there was no memory.
+    /// Of these, those with a header that does not fit them, longer than the uplink sends, or
+    /// without memory for all of their pieces.
     pub transmit_dropped: u64,
     /// Left by the uplink.
     pub sent: u64,

@@ -1,6 +1,7 @@
 //! Frames on their way into a ring and out of it.
 
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
 use plover_types::Offload;
 
@@ -17,15 +18,19 @@ pub struct Frame<'a> {
 }
 
 /// A frame that still lies in guest memory. Where it lies was checked; what it holds was not.
+#[derive(Clone, Copy)]
 pub struct GuestFrame<'a> {
     pub(super) pair: u8,
     pub(super) offload: Offload,
     /// Bytes not read yet.
     pub(super) bytes: usize,
-    pub(super) first: Piece,
+    /// What is left of the present piece.
+    pub(super) host: NonNull<u8>,
+    pub(super) piece_bytes: usize,
     pub(super) more: &'a [Piece],
 }
 
+// The slow ways take and give the frame by value: on the fast one it then stays in registers.
 impl GuestFrame<'_> {
     /// The queue pair that it was sent on.
     #[inline]
@@ -63,12 +68,13 @@ impl GuestFrame<'_> {
     #[inline(always)]
     pub fn read(&mut self, to: &mut [MaybeUninit<u8>]) {
         assert!(to.len() <= self.bytes, "more is read than the frame has");
-        if to.len() > self.first.bytes {
-            return self.read_pieces(to);
+        if to.len() > self.piece_bytes {
+            *self = self.read_pieces(to);
+            return;
         }
         // SAFETY: a piece is mapped for its whole length, for as long as the ring lives, from
         // which this frame is borrowed.
-        unsafe { copy::from_guest(self.first.host, to) };
+        unsafe { copy::from_guest(self.host, to) };
         self.advance(to.len());
     }
 
@@ -85,46 +91,49 @@ impl GuestFrame<'_> {
     /// Leaves out its next bytes, as many as it has or fewer.
     #[inline(always)]
     pub(super) fn skip(&mut self, bytes: usize) {
-        if bytes > self.first.bytes {
-            return self.skip_pieces(bytes);
+        if bytes > self.piece_bytes {
+            *self = self.skip_pieces(bytes);
+            return;
         }
         self.advance(bytes);
     }
 
     #[cold]
-    fn skip_pieces(&mut self, mut bytes: usize) {
+    fn skip_pieces(mut self, mut bytes: usize) -> Self {
         while bytes > 0 && self.bytes > 0 {
-            let run = bytes.min(self.first.bytes);
+            let run = bytes.min(self.piece_bytes);
             self.advance(run);
             bytes -= run;
             self.next_piece();
         }
-    }
-
-    fn next_piece(&mut self) {
-        if let (0, [next, more @ ..]) = (self.first.bytes, self.more) {
-            (self.first, self.more) = (*next, more);
-        }
+        self
     }
 
     #[cold]
-    fn read_pieces(&mut self, mut to: &mut [MaybeUninit<u8>]) {
+    fn read_pieces(mut self, mut to: &mut [MaybeUninit<u8>]) -> Self {
         while !to.is_empty() {
-            let run = to.len().min(self.first.bytes);
+            let run = to.len().min(self.piece_bytes);
             let (now, later) = to.split_at_mut(run);
             // SAFETY: as in `read`.
-            unsafe { copy::from_guest(self.first.host, now) };
+            unsafe { copy::from_guest(self.host, now) };
             self.advance(run);
             to = later;
             self.next_piece();
+        }
+        self
+    }
+
+    fn next_piece(&mut self) {
+        if let (0, [next, more @ ..]) = (self.piece_bytes, self.more) {
+            (self.host, self.piece_bytes, self.more) = (next.host, next.bytes, more);
         }
     }
 
     #[inline(always)]
     fn advance(&mut self, bytes: usize) {
         // SAFETY: at most the piece's length, which is in one mapping.
-        self.first.host = unsafe { self.first.host.add(bytes) };
-        self.first.bytes -= bytes;
+        self.host = unsafe { self.host.add(bytes) };
+        self.piece_bytes -= bytes;
         self.bytes -= bytes;
     }
 }

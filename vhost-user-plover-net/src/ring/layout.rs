@@ -102,8 +102,10 @@ pub struct RingFeatures {
     pub indirect: bool,
     /// Chains come back in the order they were offered, so one used entry stands for a burst.
     pub in_order: bool,
-    /// Headers say what is left to do with a packet; else they say nothing and are not read.
+    /// The driver's headers say what is left to do with a packet; else they are not read.
     pub offloads: bool,
+    /// The driver reads what our headers say of a packet; else they say nothing.
+    pub guest_offloads: bool,
     /// Bytes of the header in front of each packet.
     pub header_bytes: usize,
 }
@@ -113,7 +115,9 @@ impl RingFeatures {
     #[must_use]
     pub fn from_bits(acked: u64) -> Self {
         use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
-        use virtio_bindings::virtio_net::{VIRTIO_NET_F_CSUM, VIRTIO_NET_F_MRG_RXBUF};
+        use virtio_bindings::virtio_net::{
+            VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF,
+        };
         use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
         let has = |bit: u32| acked & (1 << bit) != 0;
@@ -124,8 +128,9 @@ impl RingFeatures {
             mergeable,
             indirect: has(VIRTIO_RING_F_INDIRECT_DESC),
             in_order: has(VIRTIO_F_IN_ORDER),
-            // Every other offload of a driver's requires this one.
+            // Every other offload of its direction requires this one.
             offloads: has(VIRTIO_NET_F_CSUM),
+            guest_offloads: has(VIRTIO_NET_F_GUEST_CSUM),
             header_bytes: if long_header {
                 NET_HEADER_BYTES
             } else {

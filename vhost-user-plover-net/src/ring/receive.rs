@@ -4,11 +4,10 @@
 
 use std::ptr::NonNull;
 
-use super::chain::{Access, Descriptor};
+use super::chain::Access;
 use super::copy::{self, prefetch_to_read, prefetch_to_write};
 use super::fault::RingFault;
 use super::frame::Frame;
-use super::guest_map::Piece;
 use super::split::SplitRing;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_BYTES_ORDINARY, NET_HEADER_BYTES, RING_BURST_MAX};
 
@@ -26,21 +25,43 @@ pub struct ReceiveScratch {
     chains: Chains,
 }
 
-/// Where a packet goes.
+/// Where a packet goes. Written and read field by field: a whole one that is put together and then
+/// moved makes the processor wait for its own stores.
 #[derive(Clone, Copy)]
-enum Place {
+struct Place {
+    /// The one buffer, of at least the packet's length.
+    host: NonNull<u8>,
+    address: u64,
+    head: u16,
+    kind: Kind,
+    /// Or the chains of the scratch.
+    chains: (u32, u32),
+}
+
+// SAFETY: an address, looked at only by the ring that found it, while it lives.
+unsafe impl Send for Place {}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
     /// Into one buffer: how it nearly always is.
-    Buffer { head: u16, piece: Piece },
-    /// Over these chains of the scratch.
-    Chains { from: u32, to: u32 },
-    /// Nowhere: no buffer of this guest's will ever hold it.
+    Buffer,
+    /// Over several, or over the pieces of one.
+    Chains,
+    /// No buffer of this guest's will ever hold it.
     Nowhere,
 }
 
 impl Default for ReceiveScratch {
     fn default() -> Self {
+        let nowhere = Place {
+            host: NonNull::dangling(),
+            address: 0,
+            head: 0,
+            kind: Kind::Nowhere,
+            chains: (0, 0),
+        };
         Self {
-            places: Box::new([Place::Nowhere; RING_BURST_MAX]),
+            places: Box::new([nowhere; RING_BURST_MAX]),
             chains: Chains::default(),
         }
     }
@@ -84,12 +105,10 @@ impl SplitRing {
         let mut laid = LaidBurst::default();
         let found = self.find_places(scratch, frames, &mut laid.stop);
         for (frame, place) in frames.iter().zip(&scratch.places[..found]) {
-            match place {
-                Place::Buffer { head, piece } => self.fill(*head, *piece, frame),
-                Place::Chains { from, to } => {
-                    self.fill_chains(&scratch.chains, *from..*to, frame);
-                }
-                Place::Nowhere => {
+            match place.kind {
+                Kind::Buffer => self.fill(place, frame),
+                Kind::Chains => self.fill_chains(&scratch.chains, place.chains, frame),
+                Kind::Nowhere => {
                     laid.too_long += 1;
                     continue;
                 }
@@ -123,9 +142,27 @@ impl SplitRing {
                 (1..=FRAME_BYTES_MAX).contains(&bytes),
                 "frame outside the limits"
             );
-            let place = self.find_place(&mut scratch.chains, &mut chain, &mut offered, bytes);
-            match place {
-                Ok(place) => scratch.places[number] = place,
+            if chain >= offered {
+                match self.offered_of(chain + 1) {
+                    Ok(now) if now > chain => offered = now,
+                    Ok(_) => {
+                        *stop = Some(Unlaid::NoBuffer);
+                        return number;
+                    }
+                    Err(fault) => {
+                        *stop = Some(Unlaid::Fault(fault));
+                        return number;
+                    }
+                }
+            }
+            let place = &mut scratch.places[number];
+            if self.find_buffer(place, chain, bytes) {
+                chain += 1;
+                continue;
+            }
+            let found = self.find_chains(&mut scratch.chains, chain, offered, bytes);
+            match found {
+                Ok(found) => (chain, offered) = found.put_into(place),
                 Err(why) => {
                     *stop = Some(why);
                     return number;
@@ -135,66 +172,61 @@ impl SplitRing {
         frames.len()
     }
 
+    /// The first and only buffer of the chain `chain` places ahead, if it holds the packet.
     #[inline(always)]
-    fn find_place(
-        &mut self,
-        chains: &mut Chains,
-        chain: &mut usize,
-        offered: &mut usize,
-        frame_bytes: usize,
-    ) -> Result<Place, Unlaid> {
-        if *chain >= *offered {
-            *offered = self.offered_of(*chain + 1).map_err(Unlaid::Fault)?;
-            if *chain >= *offered {
-                return Err(Unlaid::NoBuffer);
-            }
-        }
-        let head = self.head(*chain);
-        let first = self.chains.first(head).map_err(Unlaid::Fault)?;
+    fn find_buffer(&mut self, place: &mut Place, chain: usize, frame_bytes: usize) -> bool {
         let packet_bytes = self.features.header_bytes + frame_bytes;
-        if let Some(piece) = self.only_piece(first, packet_bytes) {
-            self.prefetch_place(piece);
-            *chain += 1;
-            return Ok(Place::Buffer { head, piece });
+        let head = self.head(chain);
+        if let Ok(first) = self.chains.first(head)
+            && let Some(buffer) = first.only_buffer(Access::Write)
+            && buffer.bytes as usize >= packet_bytes
+            && let Some(host) = self.packets.whole(buffer.address, packet_bytes as u64)
+        {
+            self.prefetch_place(host, packet_bytes);
+            place.host = host;
+            place.address = buffer.address;
+            place.head = head;
+            place.kind = Kind::Buffer;
+            return true;
         }
-        self.find_chains(chains, chain, offered, frame_bytes)
-    }
-
-    #[inline(always)]
-    fn only_piece(&mut self, first: Descriptor, packet_bytes: usize) -> Option<Piece> {
-        let buffer = first
-            .only_buffer(Access::Write)
-            .filter(|buffer| buffer.bytes as usize >= packet_bytes)?;
-        let host = self.packets.whole(buffer.address, packet_bytes as u64)?;
-        Some(Piece {
-            host,
-            address: buffer.address,
-            bytes: packet_bytes,
-        })
+        false
     }
 
     /// The header is read before it is written (see [`Self::fill`]), the rest only written.
     #[inline(always)]
-    fn prefetch_place(&self, place: Piece) {
-        prefetch_to_read(place.host.as_ptr());
-        let frame = place.host.as_ptr().wrapping_add(self.features.header_bytes);
-        for at in (0..place.bytes.min(PREFETCH_BYTES)).step_by(CACHE_LINE_BYTES) {
+    fn prefetch_place(&self, host: NonNull<u8>, packet_bytes: usize) {
+        prefetch_to_read(host.as_ptr());
+        let frame = host.as_ptr().wrapping_add(self.features.header_bytes);
+        for at in (0..packet_bytes.min(PREFETCH_BYTES)).step_by(CACHE_LINE_BYTES) {
             prefetch_to_write(frame.wrapping_add(at));
         }
     }
 
+    /// The header of a packet over `chains` chains.
+    #[inline(always)]
+    fn header_of(&self, frame: &Frame<'_>, chains: u16) -> [u8; NET_HEADER_BYTES] {
+        let mut header = [0; NET_HEADER_BYTES];
+        let (offload, buffers) = header.split_at_mut(NET_HEADER_BYTES - 2);
+        if self.features.guest_offloads {
+            offload.copy_from_slice(&frame.offload.to_bytes());
+        }
+        buffers.copy_from_slice(&chains.to_le_bytes());
+        header
+    }
+
     /// Second pass: header and frame into one buffer.
     #[inline(always)]
-    fn fill(&mut self, head: u16, place: Piece, frame: &Frame<'_>) {
+    fn fill(&mut self, place: &Place, frame: &Frame<'_>) {
         let header_bytes = self.features.header_bytes;
-        let header = header_of(frame, 1);
+        let header = self.header_of(frame, 1);
         // SAFETY: `place` was found mapped for the whole packet, header and frame.
         unsafe {
             write_if_other(&header, header_bytes, place.host);
             copy::to_guest(frame.bytes, place.host.add(header_bytes));
         }
-        self.mark(place.address, place.bytes as u64);
-        self.return_chain(head, place.bytes as u32);
+        let packet_bytes = header_bytes + frame.bytes.len();
+        self.mark(place.address, packet_bytes as u64);
+        self.return_chain(place.head, packet_bytes as u32);
     }
 }
 
@@ -221,14 +253,4 @@ unsafe fn write_if_other(header: &[u8; NET_HEADER_BYTES], bytes: usize, to: NonN
         }
         copy::to_guest(&header[..bytes], to);
     }
-}
-
-/// The header of a packet over `chains` chains.
-#[inline(always)]
-fn header_of(frame: &Frame<'_>, chains: u16) -> [u8; NET_HEADER_BYTES] {
-    let mut header = [0; NET_HEADER_BYTES];
-    let (offload, buffers) = header.split_at_mut(NET_HEADER_BYTES - 2);
-    offload.copy_from_slice(&frame.offload.to_bytes());
-    buffers.copy_from_slice(&chains.to_le_bytes());
-    header
 }

@@ -31,17 +31,23 @@ pub struct TransmitScratch {
     pieces: Vec<Piece>,
 }
 
-/// A packet in guest memory, header and frame.
+/// A packet in guest memory, header and frame. Written and read field by field: a whole one that is
+/// put together and then moved makes the processor wait for its own stores.
 #[derive(Clone, Copy)]
 struct Found {
-    first: Piece,
-    /// Further pieces: where they begin and end in the scratch.
-    more: (u32, u32),
+    /// Its first piece.
+    host: NonNull<u8>,
+    piece_bytes: u32,
     /// Of all pieces.
     bytes: u32,
+    /// Further pieces: where they begin and end in the scratch.
+    more: (u32, u32),
     head: u16,
     verdict: Verdict,
 }
+
+// SAFETY: an address, looked at only by the ring that found it, while it lives.
+unsafe impl Send for Found {}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -52,15 +58,11 @@ enum Verdict {
 
 impl Default for TransmitScratch {
     fn default() -> Self {
-        let nothing = Piece {
-            host: NonNull::dangling(),
-            address: 0,
-            bytes: 0,
-        };
         let nothing = Found {
-            first: nothing,
-            more: (0, 0),
+            host: NonNull::dangling(),
+            piece_bytes: 0,
             bytes: 0,
+            more: (0, 0),
             head: 0,
             verdict: Verdict::TooShort,
         };
@@ -155,40 +157,38 @@ impl SplitRing {
             if scratch.pieces.len() + SEGMENTS_MAX > PIECES_MAX {
                 return number;
             }
-            match self.find_packet(&mut scratch.pieces, self.head(number)) {
-                Ok(packet) => scratch.packets[number] = packet,
-                Err(broken) => {
-                    *fault = Some(broken);
-                    return number;
-                }
+            let packet = &mut scratch.packets[number];
+            packet.head = self.head(number);
+            if let Err(broken) = self.find_packet(&mut scratch.pieces, packet) {
+                *fault = Some(broken);
+                return number;
             }
         }
         offered
     }
 
     #[inline(always)]
-    fn find_packet(&mut self, pieces: &mut Vec<Piece>, head: u16) -> Result<Found, RingFault> {
+    fn find_packet(
+        &mut self,
+        pieces: &mut Vec<Piece>,
+        packet: &mut Found,
+    ) -> Result<(), RingFault> {
         let header_bytes = self.features.header_bytes;
-        let first = self.chains.first(head)?;
+        let first = self.chains.first(packet.head)?;
         let ordinary = header_bytes + FRAME_BYTES_MIN..=header_bytes + FRAME_BYTES_MAX;
         if let Some(buffer) = first.only_buffer(Access::Read)
             && ordinary.contains(&(buffer.bytes as usize))
             && let Some(host) = self.packets.whole(buffer.address, u64::from(buffer.bytes))
         {
             self.prefetch_packet(host, buffer.bytes as usize);
-            return Ok(Found {
-                first: Piece {
-                    host,
-                    address: buffer.address,
-                    bytes: buffer.bytes as usize,
-                },
-                more: (0, 0),
-                bytes: buffer.bytes,
-                head,
-                verdict: Verdict::Good,
-            });
+            packet.host = host;
+            packet.piece_bytes = buffer.bytes;
+            packet.bytes = buffer.bytes;
+            packet.more = (0, 0);
+            packet.verdict = Verdict::Good;
+            return Ok(());
         }
-        self.find_pieces(pieces, head, first)
+        self.find_pieces(pieces, packet, first)
     }
 
     /// The header's line only where it is read.
@@ -209,9 +209,9 @@ impl SplitRing {
     fn find_pieces(
         &mut self,
         pieces: &mut Vec<Piece>,
-        head: u16,
+        packet: &mut Found,
         first: Descriptor,
-    ) -> Result<Found, RingFault> {
+    ) -> Result<(), RingFault> {
         let header_bytes = self.features.header_bytes;
         let limit = header_bytes + FRAME_BYTES_MAX;
         let begin = pieces.len();
@@ -241,25 +241,20 @@ impl SplitRing {
         if found < header_bytes {
             return Err(RingFault::HeaderDoesNotFit { bytes: found });
         }
-        let verdict = match found {
+        packet.verdict = match found {
             found if found > limit => Verdict::TooLong,
             found if found < header_bytes + FRAME_BYTES_MIN => Verdict::TooShort,
             _ => Verdict::Good,
         };
-        if verdict != Verdict::Good {
+        if packet.verdict != Verdict::Good {
             pieces.truncate(begin);
+        } else if let Some(piece) = pieces.get(begin) {
+            packet.host = piece.host;
+            packet.piece_bytes = piece.bytes as u32;
+            packet.bytes = found as u32;
+            packet.more = (begin as u32 + 1, pieces.len() as u32);
         }
-        Ok(Found {
-            first: pieces.get(begin).copied().unwrap_or(Piece {
-                host: NonNull::dangling(),
-                address: 0,
-                bytes: 0,
-            }),
-            more: (begin as u32 + 1, pieces.len() as u32),
-            bytes: found.min(limit) as u32,
-            head,
-            verdict,
-        })
+        Ok(())
     }
 
     /// The frame behind the header, and what the header says of it.
@@ -270,7 +265,8 @@ impl SplitRing {
             pair,
             offload: Offload::default(),
             bytes: packet.bytes as usize,
-            first: packet.first,
+            host: packet.host,
+            piece_bytes: packet.piece_bytes as usize,
             more: pieces.get(from as usize..to as usize).unwrap_or_default(),
         };
         let mut unread = self.features.header_bytes;

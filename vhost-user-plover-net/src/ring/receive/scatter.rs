@@ -1,9 +1,9 @@
 //! The general case of the receive ring: a packet over several chains, buffers of any length,
 //! indirect tables, buffers that span regions.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
-use super::{FRAME_BYTES_ORDINARY, Place, Unlaid, header_of};
+use super::{FRAME_BYTES_ORDINARY, Kind, Place, Unlaid};
 use crate::limits::{RING_BURST_MAX, SEGMENTS_MAX};
 use crate::ring::chain::Access;
 use crate::ring::copy;
@@ -62,38 +62,59 @@ impl Chains {
     }
 }
 
+/// What was found for a packet.
+pub(super) struct FoundChains {
+    /// None: no buffer of the guest's will ever hold it.
+    chains: Option<(u32, u32)>,
+    /// The chain behind them.
+    next: usize,
+    /// Chains known to be offered.
+    offered: usize,
+}
+
+impl FoundChains {
+    /// Returns the chain to go on with, and how many are known to be offered.
+    pub(super) fn put_into(self, place: &mut Place) -> (usize, usize) {
+        place.kind = match self.chains {
+            Some(chains) => {
+                place.chains = chains;
+                Kind::Chains
+            }
+            None => Kind::Nowhere,
+        };
+        (self.next, self.offered)
+    }
+}
+
 impl SplitRing {
-    /// Finds chains for a packet, from number `chain` on.
+    /// Finds chains for a packet, from number `chain` on, of which `offered` are known.
     #[cold]
     pub(super) fn find_chains(
         &mut self,
         chains: &mut Chains,
-        chain: &mut usize,
-        offered: &mut usize,
+        chain: usize,
+        mut offered: usize,
         frame_bytes: usize,
-    ) -> Result<Place, Unlaid> {
+    ) -> Result<FoundChains, Unlaid> {
         if chains.pieces.len() + SEGMENTS_MAX > PIECES_MAX {
             return Err(Unlaid::NoBuffer);
         }
-        let before = (chains.found.len(), chains.pieces.len());
-        let from = before.0 as u32;
-        let mut next = *chain;
-        let found = self.gather(chains, &mut next, offered, frame_bytes);
-        match found {
-            Ok(true) => {
-                *chain = next;
-                let to = chains.found.len() as u32;
-                Ok(Place::Chains { from, to })
-            }
-            Ok(false) => {
-                chains.truncate(before.0, before.1);
-                Ok(Place::Nowhere)
-            }
-            Err(why) => {
-                chains.truncate(before.0, before.1);
-                Err(why)
-            }
+        let (from, pieces) = (chains.found.len(), chains.pieces.len());
+        let mut next = chain;
+        let gathered = self.gather(chains, &mut next, &mut offered, frame_bytes);
+        if let Ok(true) = gathered {
+            return Ok(FoundChains {
+                chains: Some((from as u32, chains.found.len() as u32)),
+                next,
+                offered,
+            });
         }
+        chains.truncate(from, pieces);
+        gathered.map(|_| FoundChains {
+            chains: None,
+            next: chain,
+            offered,
+        })
     }
 
     /// False if no buffer of the guest's can hold the packet.
@@ -188,11 +209,16 @@ impl SplitRing {
 
     /// Second pass: header and frame over chains.
     #[cold]
-    pub(super) fn fill_chains(&mut self, chains: &Chains, range: Range<u32>, frame: &Frame<'_>) {
-        let header = header_of(frame, range.len() as u16);
+    pub(super) fn fill_chains(
+        &mut self,
+        chains: &Chains,
+        (from, to): (u32, u32),
+        frame: &Frame<'_>,
+    ) {
+        let header = self.header_of(frame, (to - from) as u16);
         let mut header = &header[..self.features.header_bytes];
         let mut bytes = frame.bytes;
-        for chain in range {
+        for chain in from..to {
             for piece in chains.pieces_of(chain as usize) {
                 self.fill_piece(*piece, [&mut header, &mut bytes]);
             }

@@ -1,5 +1,6 @@
 //! The ring engine against rings built by hand, in any layout, and against hostile ones.
 
+mod burst;
 mod hostile;
 mod model;
 mod notify;
