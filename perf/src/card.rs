@@ -79,6 +79,7 @@ pub fn run(arguments: CardArguments) -> Result<()> {
             is_busy: true,
             idle_sleep: Duration::from_micros(100),
             station: None,
+            offloads: false,
             frame_bytes_max: uplink.frame_bytes_max(),
         },
         eal,

@@ -2,7 +2,10 @@
 //! in two passes: the first finds where each packet goes and asks the cache for it, the second
 //! copies. All of a packet or none: a chain is written only when enough were found for its packet.
 
+use std::num::Wrapping;
 use std::ptr::NonNull;
+
+use plover_types::Offload;
 
 use super::chain::Access;
 use super::copy::{self, prefetch_to_read, prefetch_to_write};
@@ -104,10 +107,16 @@ impl SplitRing {
         let frames = &frames[..frames.len().min(RING_BURST_MAX)];
         let mut laid = LaidBurst::default();
         let found = self.find_places(scratch, frames, &mut laid.stop);
+        let mut index = self.next;
         for (frame, place) in frames.iter().zip(&scratch.places[..found]) {
             match place.kind {
-                Kind::Buffer => self.fill(place, frame),
-                Kind::Chains => self.fill_chains(&scratch.chains, place.chains, frame),
+                Kind::Buffer => {
+                    self.fill(index, place, frame);
+                    index += 1;
+                }
+                Kind::Chains => {
+                    index += self.fill_chains(index, &scratch.chains, place.chains, frame);
+                }
                 Kind::Nowhere => {
                     laid.too_long += 1;
                     continue;
@@ -115,6 +124,7 @@ impl SplitRing {
             }
             laid.bytes += frame.bytes.len() as u64;
         }
+        self.next = index;
         laid.frames = found;
         laid
     }
@@ -204,53 +214,82 @@ impl SplitRing {
 
     /// The header of a packet over `chains` chains.
     #[inline(always)]
-    fn header_of(&self, frame: &Frame<'_>, chains: u16) -> [u8; NET_HEADER_BYTES] {
-        let mut header = [0; NET_HEADER_BYTES];
-        let (offload, buffers) = header.split_at_mut(NET_HEADER_BYTES - 2);
-        if self.features.guest_offloads {
-            offload.copy_from_slice(&frame.offload.to_bytes());
-        }
-        buffers.copy_from_slice(&chains.to_le_bytes());
-        header
+    fn header_of(&self, frame: &Frame<'_>, chains: u16) -> Header {
+        let offload = if self.features.guest_offloads {
+            frame.offload
+        } else {
+            Offload::PLAIN
+        };
+        Header::new(&offload, chains)
     }
 
     /// Second pass: header and frame into one buffer.
     #[inline(always)]
-    fn fill(&mut self, place: &Place, frame: &Frame<'_>) {
+    fn fill(&mut self, index: Wrapping<u16>, place: &Place, frame: &Frame<'_>) {
         let header_bytes = self.features.header_bytes;
         let header = self.header_of(frame, 1);
         // SAFETY: `place` was found mapped for the whole packet, header and frame.
         unsafe {
-            write_if_other(&header, header_bytes, place.host);
+            header.write_if_other(header_bytes, place.host);
             copy::to_guest(frame.bytes, place.host.add(header_bytes));
         }
         let packet_bytes = header_bytes + frame.bytes.len();
         self.mark(place.address, packet_bytes as u64);
-        self.return_chain(place.head, packet_bytes as u32);
+        self.write_used(index, place.head, packet_bytes as u32);
     }
 }
 
-/// Writes the header unless it is there already, left by an earlier packet. Guests that lay the
-/// frame on a line of its own and never write the header keep a copy of its line, and so do we.
-///
-/// # Safety
-/// `to` is mapped for `bytes`, which is a header's length.
-#[inline(always)]
-unsafe fn write_if_other(header: &[u8; NET_HEADER_BYTES], bytes: usize, to: NonNull<u8>) {
-    /// As in guest memory, where it may lie at any address.
-    #[repr(C, packed)]
-    #[derive(Clone, Copy)]
-    struct Header(u64, u32);
-    // SAFETY: the whole header is mapped; packed, so any address is aligned. Volatile: a read that
-    // the compiler may not repeat. A guest that changes it meanwhile gets the header of its choice.
-    unsafe {
-        if bytes == NET_HEADER_BYTES {
-            let found = to.cast::<Header>().read_volatile();
-            let wanted = header.as_ptr().cast::<Header>().read();
-            if (found.0, found.1) == (wanted.0, wanted.1) {
-                return;
+/// A virtio-net header as it lies in guest memory, at any address: two numbers, since it is compared
+/// as such, and put together from bytes it would make the processor wait for its own stores.
+#[repr(C, packed)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Header {
+    first: u64,
+    second: u32,
+}
+
+const _: () = assert!(size_of::<Header>() == NET_HEADER_BYTES);
+
+impl Header {
+    #[inline(always)]
+    fn new(offload: &Offload, chains: u16) -> Self {
+        let first = u64::from(offload.flags)
+            | u64::from(offload.gso_type) << 8
+            | u64::from(offload.header_bytes) << 16
+            | u64::from(offload.gso_bytes) << 32
+            | u64::from(offload.checksum_start) << 48;
+        Self {
+            first,
+            second: u32::from(offload.checksum_offset) | u32::from(chains) << 16,
+        }
+    }
+
+    fn to_bytes(self) -> [u8; NET_HEADER_BYTES] {
+        let mut bytes = [0; NET_HEADER_BYTES];
+        bytes[..8].copy_from_slice(&{ self.first }.to_le_bytes());
+        bytes[8..].copy_from_slice(&{ self.second }.to_le_bytes());
+        bytes
+    }
+
+    /// Writes the header unless it is there already, left by an earlier packet. A guest that lays
+    /// the frame on a line of its own and never writes the header keeps a copy of its line, and so
+    /// do we.
+    ///
+    /// # Safety
+    /// `to` is mapped for `bytes`, which is a header's length.
+    #[inline(always)]
+    unsafe fn write_if_other(self, bytes: usize, to: NonNull<u8>) {
+        if bytes != NET_HEADER_BYTES {
+            // SAFETY: promised by the caller.
+            return unsafe { copy::to_guest(&self.to_bytes()[..bytes], to) };
+        }
+        // SAFETY: the whole header is mapped; packed, so any address is aligned. Volatile: a read
+        // that the compiler may not repeat. A guest that changes it meanwhile gets the header of
+        // its choice.
+        unsafe {
+            if to.cast::<Self>().read_volatile() != self {
+                to.cast::<Self>().write(self);
             }
         }
-        copy::to_guest(&header[..bytes], to);
     }
 }

@@ -12,31 +12,26 @@ const AVAILABLE_NO_CALLS: u16 = 1;
 const USED_NO_KICKS: u16 = 1;
 
 impl SplitRing {
-    /// Returns the next chain, not yet visible to the guest.
-    #[inline(always)]
-    pub(super) fn return_chain(&mut self, head: u16, written_bytes: u32) {
-        self.write_used(self.next, head, written_bytes);
-        self.next += 1;
-    }
-
     /// Returns the next `count` chains, which were only read, not yet visible to the guest. With
     /// IN_ORDER the last one's entry, where the first one's would be, stands for all of them.
     #[inline]
     pub(super) fn return_read_chains(&mut self, count: usize, head: impl Fn(usize) -> u16) {
-        if self.features.in_order {
-            if count > 0 {
-                self.write_used(self.next, head(count - 1), 0);
-                self.next += count as u16;
+        if self.features.in_order && count > 0 {
+            self.write_used(self.next, head(count - 1), 0);
+        } else {
+            let first = self.next;
+            for number in 0..count {
+                self.write_used(first + Wrapping(number as u16), head(number), 0);
             }
-            return;
         }
-        for number in 0..count {
-            self.return_chain(head(number), 0);
-        }
+        self.next += count as u16;
     }
 
+    /// Writes a used entry, not yet visible to the guest. It counts when `next` moves past it, once
+    /// for a burst: an index that is moved for each chain makes the processor wait for its own
+    /// store.
     #[inline(always)]
-    fn write_used(&mut self, index: Wrapping<u16>, head: u16, written_bytes: u32) {
+    pub(super) fn write_used(&mut self, index: Wrapping<u16>, head: u16, written_bytes: u32) {
         let offset = ENTRIES_OFFSET + USED_ENTRY_BYTES * self.slot_of(index);
         let entry = u64::from(head) | u64::from(written_bytes) << u32::BITS;
         // SAFETY: the slot is below the ring's size, so the entry is in the ring as located. Both

@@ -1,6 +1,7 @@
 //! The general case of the receive ring: a packet over several chains, buffers of any length,
 //! indirect tables, buffers that span regions.
 
+use std::num::Wrapping;
 use std::ops::ControlFlow;
 
 use super::{FRAME_BYTES_ORDINARY, Kind, Place, Unlaid};
@@ -207,15 +208,16 @@ impl SplitRing {
         Ok(bytes)
     }
 
-    /// Second pass: header and frame over chains.
+    /// Second pass: header and frame over chains. Returns how many.
     #[cold]
     pub(super) fn fill_chains(
         &mut self,
+        mut index: Wrapping<u16>,
         chains: &Chains,
         (from, to): (u32, u32),
         frame: &Frame<'_>,
-    ) {
-        let header = self.header_of(frame, (to - from) as u16);
+    ) -> u16 {
+        let header = self.header_of(frame, (to - from) as u16).to_bytes();
         let mut header = &header[..self.features.header_bytes];
         let mut bytes = frame.bytes;
         for chain in from..to {
@@ -223,9 +225,11 @@ impl SplitRing {
                 self.fill_piece(*piece, [&mut header, &mut bytes]);
             }
             let Found { head, bytes, .. } = chains.found[chain as usize];
-            self.return_chain(head, bytes);
+            self.write_used(index, head, bytes);
+            index += 1;
         }
         assert!(bytes.is_empty(), "the chains found hold the whole packet");
+        (to - from) as u16
     }
 
     fn fill_piece(&mut self, piece: Piece, sources: [&mut &[u8]; 2]) {
