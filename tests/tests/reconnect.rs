@@ -55,11 +55,25 @@ fn kill_backends(card: &CardConfig, config: &GuestConfig, times: u64) -> Result<
     let mut random = seeded();
     let mut card = Card::start(card)?;
     let mut guest = Guest::boot(&card.socket(), config.clone())?;
+    // Before it took any frame, in the middle, and when it had taken all.
+    let mut deaths = [0; 3];
     for _ in 0..times {
         guest.exchange(FRAMES, &SIZES)?;
+        guest.drain()?;
         // It wakes up to a full ring and dies somewhere in the work, or just before or after.
         let moment = Duration::from_nanos(random.random_range(0..KILL_AFTER_NS));
-        card.kill_after(moment, || guest.fill(&SIZES))?;
+        let mut before = 0;
+        card.kill_after(moment, || {
+            guest.fill(&SIZES)?;
+            before = guest.taken_unseen()?;
+            Ok(())
+        })?;
+        let taken = guest.taken_unseen()? - before;
+        deaths[match taken {
+            0 => 0,
+            _ if taken < guest.on_the_way() => 1,
+            _ => 2,
+        }] += 1;
         guest.lose_backend()?;
         // The guest does not notice at once: it fills its ring and takes what came.
         for _ in 0..random.random_range(0..4) {
@@ -70,7 +84,10 @@ fn kill_backends(card: &CardConfig, config: &GuestConfig, times: u64) -> Result<
     }
     guest.exchange(FRAMES, &SIZES)?;
     guest.account_for_descriptors(&SIZES)?;
-    println!("killed {times} times, {config:?}: {}", guest.describe());
+    println!(
+        "killed {times} times (before, in and after the work: {deaths:?}), {config:?}: {}",
+        guest.describe()
+    );
     ensure!(guest.ledger.overtaken == 0, "frames overtook each other");
     let status = card.stop()?;
     ensure!(

@@ -148,7 +148,8 @@ fn group(group: &GroupConfig, found: &mut Found) {
         found.add(
             "group.nodes",
             what,
-            "list exactly three: two replicas and one witness",
+            "list exactly three: two replicas and one witness; for a VM that nothing protects, \
+             remove [group] and set replication = \"off\"",
         );
     }
     let witnesses = nodes

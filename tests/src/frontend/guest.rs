@@ -279,6 +279,12 @@ impl Guest {
         Ok(())
     }
 
+    /// How many of the frames in the transmit rings the backend has given back, and not been seen to.
+    pub fn taken_unseen(&self) -> Result<usize> {
+        let mut transmit = self.rings.iter().skip(1).step_by(2);
+        transmit.try_fold(0, |sum, ring| Ok(sum + ring.unseen()?))
+    }
+
     /// Takes what came; every frame is checked whole.
     pub fn collect(&mut self) -> Result<u64> {
         let mut came = 0;
@@ -374,6 +380,12 @@ impl Guest {
             std::thread::yield_now();
         }
         Ok(())
+    }
+
+    /// Frames on the way.
+    #[must_use]
+    pub fn on_the_way(&self) -> usize {
+        self.ledger.outstanding.len()
     }
 
     /// What became of the frames, in a line.

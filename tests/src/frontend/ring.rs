@@ -164,6 +164,11 @@ impl DriverRing {
         Ok(index)
     }
 
+    /// Buffers that the device gave back and nobody has looked at.
+    pub(super) fn unseen(&self) -> Result<usize> {
+        Ok(usize::from(self.used_index()?.wrapping_sub(self.seen)))
+    }
+
     fn frame_at(&self, slot: u16) -> u64 {
         let ring = u64::from(self.shape.queue) * u64::from(self.shape.size);
         BUFFERS_START + (ring + u64::from(slot)) * SLOT_BYTES + HEADER_OFFSET
