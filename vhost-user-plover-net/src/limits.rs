@@ -109,6 +109,12 @@ pub const BURSTS_PER_TURN: usize = 4;
 /// Packets taken from the guest in one turn, for the same reason.
 pub const TAKEN_PER_TURN: usize = BURSTS_PER_TURN * BURST_PACKETS_MAX;
 
+/// Packet buffers that an uplink's pool has beside those for held packets, so that packets of
+/// 64 KiB that are cut into frames of 1,448 bytes of payload (TCP with time stamps, MTU 1500) find
+/// theirs: room for held packets is looked at once for each [`TAKEN_PER_TURN`] of them. A guest that
+/// asks for smaller frames may lose its packet, by counter.
+pub const CUT_MBUFS: usize = TAKEN_PER_TURN * 65_535_usize.div_ceil(1448);
+
 /// How long the guest's rings must rest before its copy counts as idle.
 pub const IDLE_RINGS: Duration = Duration::from_micros(500);
 

@@ -36,7 +36,7 @@ use crate::launch::find_binary;
 const REPLICATION_MBUFS: u32 = 4096;
 
 /// Packet buffers of the uplink beside those for held packets.
-const UPLINK_MBUFS: u32 = 2048;
+const UPLINK_MBUFS: u32 = 2048 + vhost_user_plover_net::limits::CUT_MBUFS as u32;
 
 /// The longest frame payload that fits an mbuf.
 const MTU_MAX: u16 = 1500;

@@ -17,8 +17,22 @@ impl PollCore {
         }
     }
 
-    /// Takes up to `packets_max` packets.
+    /// Takes up to `packets_max` packets, a turn's worth at a time: a large packet becomes many
+    /// held frames, and the room is looked at anew before it is overdrawn by more than the pool
+    /// has to spare ([`crate::limits::CUT_MBUFS`]).
     pub(super) fn take_from_guest(&mut self, now: Duration, packets_max: usize) -> usize {
+        let mut taken = 0;
+        loop {
+            let wanted = (packets_max - taken).min(TAKEN_PER_TURN);
+            let now_taken = self.take_and_hold(now, wanted);
+            taken += now_taken;
+            if now_taken < TAKEN_PER_TURN || taken == packets_max {
+                return taken;
+            }
+        }
+    }
+
+    fn take_and_hold(&mut self, now: Duration, packets_max: usize) -> usize {
         let (Some(nic), Some(uplink)) = (&mut self.nic, &self.uplink) else {
             return 0;
         };
