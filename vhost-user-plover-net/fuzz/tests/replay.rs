@@ -8,7 +8,7 @@ use plover_net_fuzz::stable::{Mutator, corpus_folder, read_corpus};
 
 const SEED: u64 = 20_261_122;
 /// Mutations of each scenario; fewer where the time is up before, on a slow machine.
-const MUTATIONS: usize = 4000;
+const MUTATIONS: usize = 20_000;
 const SECONDS_MAX: u64 = 5;
 
 fn replay(name: &str) {
