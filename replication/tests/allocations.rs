@@ -1,0 +1,119 @@
+//! What a packet costs the allocator between admission and release: nothing. An entry costs a
+//! bounded number of small allocations inside raft-rs, however many packets it holds; its bytes
+//! lie in memory that is used again.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+use plover_types::{NodeId, Offload, PacketBurstBuilder};
+use replication::core::{Core, CoreConfig, Event, NodeSpec};
+use replication::epoch::CopyEvent;
+use replication::output_rule::{HoldQueue, OutputPolicy};
+use replication::plan::OnBackupLoss;
+use replication::storage::LogStorage;
+
+/// What raft-rs, and the batch in which the log is compacted, allocate for an entry, on average.
+const ALLOCATIONS_PER_ENTRY_MAX: f64 = 4.0;
+
+/// Entries before counting starts: queues and the log's memory reach their size.
+const WARM_UP_ENTRIES: usize = 4_000;
+const ENTRIES: usize = 4_096;
+const FRAME: [u8; 64] = [7; 64];
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // Other threads of the test harness, and this one at its end, do not matter.
+    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as promised by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as promised by the caller.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: as promised by the caller.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn serving_core() -> Core {
+    let config = CoreConfig {
+        own: NodeId(1),
+        nodes: vec![NodeSpec {
+            id: NodeId(1),
+            is_replica: true,
+        }],
+        tick: Duration::from_millis(10),
+        election_ticks: 15,
+        sync_timeout: Duration::from_secs(5),
+        on_backup_loss: OnBackupLoss::Continue,
+        is_durable: false,
+        is_restarted: false,
+        incarnation: 1,
+        host_facts_hash: 0,
+    };
+    let mut core = Core::new(config, LogStorage::new(&[NodeId(1)]), Duration::ZERO).expect("valid");
+    core.step(Duration::ZERO, Event::Copy(CopyEvent::Ready));
+    core.step(Duration::ZERO, Event::Copy(CopyEvent::Booted));
+    core
+}
+
+/// Allocations per entry of so many packets, from admission to release.
+fn allocations_per_entry(packets: usize) -> f64 {
+    let mut core = serving_core();
+    let mut builder = PacketBurstBuilder::new();
+    let mut hold = HoldQueue::default();
+    hold.set_policy(OutputPolicy::Pass);
+    let mut turn = || {
+        for _ in 0..packets {
+            builder.push(0, Offload::PLAIN, &FRAME).expect("valid");
+        }
+        while let Some(entry) = builder.finish() {
+            core.propose(Duration::ZERO, entry).expect("room");
+        }
+        let delivered = core.deliver_runs(|_, packets| packets.len());
+        // What the guest answers.
+        hold.extend((0..delivered).map(|number| number as u64));
+        let released = hold.take_agreed(usize::MAX, |_| {});
+        assert_eq!((delivered, released), (packets, packets));
+        let actions = core.take_actions();
+        core.recycle(actions);
+    };
+    for _ in 0..WARM_UP_ENTRIES {
+        turn();
+    }
+    let before = ALLOCATIONS.get();
+    for _ in 0..ENTRIES {
+        turn();
+    }
+    (ALLOCATIONS.get() - before) as f64 / ENTRIES as f64
+}
+
+#[test]
+fn a_packet_allocates_nothing_and_an_entry_little() {
+    let (one, many) = (allocations_per_entry(1), allocations_per_entry(128));
+    println!("allocations an entry: {one:.3} with 1 packet, {many:.3} with 128");
+    assert!(one <= ALLOCATIONS_PER_ENTRY_MAX, "{one}");
+    // The log is compacted by bytes, so in other batches; and an entry ends with its chunk.
+    let per_packet = (many - one).max(0.0) / 127.0;
+    assert!(per_packet < 0.01, "{per_packet} allocations a packet");
+}
