@@ -15,7 +15,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Sender, bounded, unbounded};
 use dpdk_config::limits::FRAME_OVERHEAD_BYTES;
-use dpdk_config::{Eal, Mempool, Port};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
@@ -24,17 +23,14 @@ use vhost_user_plover_net::passthrough::{
     PassthroughCommand, PassthroughConfig, PassthroughCore, PassthroughSetup,
 };
 use vhost_user_plover_net::path::admit::Station;
-use vhost_user_plover_net::{CardConfig, EventFd, NicConfig, VhostUserServer, channel};
+use vhost_user_plover_net::{EventFd, NicConfig, VhostUserServer, channel};
 
-use super::ports::PortSetup;
+use super::card::card_config;
 use super::{poll_thread, ports, setup, status};
 use crate::config::{PlainNicConfig, PollMode, SocketMode};
 
 /// Packet buffers of the uplink: its two rings, its device's own, and what is on the way.
 const UPLINK_MBUFS: u32 = 4096;
-
-/// What every port carries without being told.
-const MTU_DEFAULT: u16 = 1500;
 
 /// Held while a process serves the card; the kernel lets go of it however the process ends.
 const LOCK: &str = "lock";
@@ -51,12 +47,13 @@ pub(super) fn run(config: &PlainNicConfig, stop: &Arc<AtomicBool>) -> Result<()>
     }
     let eal = ports::start_eal(&config.eal, [&config.uplink.port]).context("start DPDK")?;
     let frame_bytes_max = usize::from(config.guest.mtu) + FRAME_OVERHEAD_BYTES as usize;
-    let (uplink, pool) = open_uplink(&eal, config, frame_bytes_max)?;
+    let (uplink, pool) =
+        ports::open_uplink(&eal, &config.uplink.port, config.guest.mtu, UPLINK_MBUFS)?;
     let (control, nic) = channel(NicConfig {
         // Nobody else looks at guest memory.
         on_memory: Box::new(drop),
         written_pages: None,
-        card: card(config),
+        card: card_config(&config.guest, true),
     })
     .context("make the guest's card")?;
     let (commands, received) = unbounded();
@@ -70,7 +67,7 @@ pub(super) fn run(config: &PlainNicConfig, stop: &Arc<AtomicBool>) -> Result<()>
             is_busy: config.poll.mode == PollMode::Busy,
             idle_sleep: Duration::from_micros(config.poll.idle_sleep_us.into()),
             station: Some(Station::new(config.guest.mac.bytes(), config.guest.mtu)),
-            offloads: card(config).offloads,
+            offloads: config.guest.offloads,
             frame_bytes_max,
         },
         commands: received,
@@ -106,40 +103,6 @@ pub(super) fn run(config: &PlainNicConfig, stop: &Arc<AtomicBool>) -> Result<()>
         bail!("the poll core stopped by a panic; see the log above");
     }
     Ok(())
-}
-
-fn open_uplink(
-    eal: &Eal,
-    config: &PlainNicConfig,
-    frame_bytes_max: usize,
-) -> Result<(Port, Mempool)> {
-    let mut port = config.uplink.port.clone();
-    // The guest's frames are to fit, whatever the device's own default is.
-    if config.guest.mtu > MTU_DEFAULT {
-        port.mtu.get_or_insert(config.guest.mtu);
-    }
-    let setup = PortSetup {
-        port: &port,
-        name: "uplink",
-        mbufs: UPLINK_MBUFS,
-        frame_bytes_max,
-    };
-    let (uplink, pool) = ports::open(eal, &setup).context("open uplink.port")?;
-    uplink
-        .set_promiscuous(true)
-        .context("let the uplink take the guest's frames")?;
-    Ok((uplink, pool))
-}
-
-fn card(config: &PlainNicConfig) -> CardConfig {
-    CardConfig {
-        mac: Some(config.guest.mac.bytes()),
-        mtu: config.guest.mtu,
-        queue_pairs: config.guest.queue_pairs,
-        // The core could finish what a guest leaves open; nobody has asked for it yet.
-        offloads: false,
-        announce: true,
-    }
 }
 
 /// One process serves a card. Whoever finds the lock free finds dead sockets only.

@@ -1,13 +1,16 @@
 //! DPDK as a node uses it: the environment, and ports with their packet buffers.
 
 use anyhow::{Context, Result};
+use dpdk_config::limits::FRAME_OVERHEAD_BYTES;
 use dpdk_config::{Eal, Mempool, Port};
-use vhost_user_plover_net::path::ports::NodePort;
 
 use crate::config;
 
 /// Mbufs that the poll thread keeps at hand.
 const MBUF_CACHE: u32 = 256;
+
+/// What ports carry by themselves.
+const MTU_DEFAULT: u16 = 1500;
 
 /// Starts DPDK for these ports.
 pub(super) fn start_eal<'a>(
@@ -59,19 +62,27 @@ pub(super) fn open(eal: &Eal, setup: &PortSetup<'_>) -> Result<(Port, Mempool)> 
     Ok((port, pool))
 }
 
-/// As [`open`], for a node of a group: frames of 1500 bytes.
-pub(super) fn open_node_port(
+/// The port to the network: frames for any station, and room for a guest's of this MTU, whatever
+/// the device's own default is.
+pub(super) fn open_uplink(
     eal: &Eal,
     port: &config::PortConfig,
-    name: &str,
+    guest_mtu: u16,
     mbufs: u32,
-) -> Result<NodePort> {
+) -> Result<(Port, Mempool)> {
+    let mut port = port.clone();
+    if guest_mtu > MTU_DEFAULT {
+        port.mtu.get_or_insert(guest_mtu);
+    }
     let setup = PortSetup {
-        port,
-        name,
+        port: &port,
+        name: "uplink",
         mbufs,
-        frame_bytes_max: 0,
+        frame_bytes_max: usize::from(guest_mtu) + FRAME_OVERHEAD_BYTES as usize,
     };
-    let (port, pool) = open(eal, &setup)?;
-    Ok(NodePort::new(port, pool))
+    let (uplink, pool) = open(eal, &setup).context("open uplink.port")?;
+    uplink
+        .set_promiscuous(true)
+        .context("let the uplink take the guest's frames")?;
+    Ok((uplink, pool))
 }

@@ -60,26 +60,23 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
     ];
     let eal =
         ports::start_eal(&config.eal, own_ports.into_iter().flatten()).context("start DPDK")?;
-    let replication = ports::open_node_port(
-        &eal,
-        &config.replication.port,
-        "replication",
-        REPLICATION_MBUFS,
-    )
-    .context("open replication.port")?;
+    let replication = ports::PortSetup {
+        port: &config.replication.port,
+        name: "replication",
+        mbufs: REPLICATION_MBUFS,
+        // It sends no more than fits the smallest buffers.
+        frame_bytes_max: 0,
+    };
+    let (port, pool) = ports::open(&eal, &replication).context("open replication.port")?;
+    let replication = NodePort::new(port, pool);
     let held = config.sync.held_packets_max;
+    let mbufs = UPLINK_MBUFS + 2 * held;
     let uplink = config
         .uplink
         .as_ref()
-        .map(|uplink| ports::open_node_port(&eal, &uplink.port, "uplink", UPLINK_MBUFS + 2 * held))
-        .transpose()
-        .context("open uplink.port")?;
-    if let Some(uplink) = &uplink {
-        uplink
-            .port()
-            .set_promiscuous(true)
-            .context("let the uplink take the guest's frames")?;
-    }
+        .map(|uplink| ports::open_uplink(&eal, &uplink.port, guest_mtu(&config), mbufs))
+        .transpose()?
+        .map(|(port, pool)| NodePort::new(port, pool));
     let facts = Arc::new(NodeFacts::new(&config));
     check_binaries(&config)?;
     let node = start_node(&config, &replication, &facts)?;
@@ -150,6 +147,10 @@ fn check_binaries(config: &NodeConfig) -> Result<()> {
         anyhow::bail!("no hasher at {}; set hasher.binary to it", hasher.display());
     }
     Ok(())
+}
+
+fn guest_mtu(config: &NodeConfig) -> u16 {
+    config.guest.as_ref().map_or(MTU_MAX, |guest| guest.mtu)
 }
 
 fn start_node(config: &NodeConfig, replication: &NodePort, facts: &NodeFacts) -> Result<Node> {
@@ -297,7 +298,7 @@ fn poll_config(config: &NodeConfig) -> PollConfig {
         is_busy: config.poll.mode == PollMode::Busy,
         idle_sleep: Duration::from_micros(config.poll.idle_sleep_us.into()),
         guest_mac: config.guest.as_ref().map(|guest| guest.mac.bytes()),
-        guest_mtu: config.guest.as_ref().map_or(MTU_MAX, |guest| guest.mtu),
+        guest_mtu: guest_mtu(config),
         measures_steps: true,
         sync_interval_min: Duration::from_millis(sync.interval_min_ms.into()),
         sync_interval_max: Duration::from_millis(sync.interval_max_ms.into()),
