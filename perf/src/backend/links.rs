@@ -14,13 +14,13 @@ const MTU: usize = 1500;
 pub fn lay(nodes: usize) -> Result<Vec<String>> {
     unshare(CloneFlags::CLONE_NEWNET)
         .context("make a network namespace for the group (needs CAP_SYS_ADMIN)")?;
-    ip("link add group type bridge")?;
-    ip("link set group up")?;
+    ip("link add name hub0 type bridge")?;
+    ip("link set hub0 up")?;
     for node in 0..nodes {
         ip(&format!(
             "link add node{node} mtu {MTU} type veth peer name port{node} mtu {MTU}"
         ))?;
-        ip(&format!("link set port{node} master group"))?;
+        ip(&format!("link set port{node} master hub0"))?;
         ip(&format!("link set port{node} up"))?;
         ip(&format!("link set node{node} up promisc on"))?;
     }
