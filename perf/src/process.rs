@@ -18,6 +18,8 @@ use crate::interrupt;
 const TAIL_BYTES: usize = 1500;
 /// A process that does not stop for so long hangs in the kernel.
 const PAUSE_PATIENCE: Duration = Duration::from_secs(2);
+/// What a process said just before is on its way through a pipe and a thread.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(100);
 const POLL_EVERY: Duration = Duration::from_millis(2);
 
 /// A running process and what it says.
@@ -110,6 +112,9 @@ impl Process {
             interrupt::check()?;
             if Instant::now() >= end || self.is_dead() {
                 let file = path.display();
+                while let Ok(bytes) = self.output.recv_timeout(LAST_WORDS_PATIENCE) {
+                    self.unread.push_str(&String::from_utf8_lossy(&bytes));
+                }
                 bail!("{} did not make {file}{}", self.command, self.last_words());
             }
             std::thread::sleep(POLL_EVERY);
@@ -259,12 +264,15 @@ mod tests {
 
     #[test]
     fn the_dead_are_reported() {
-        let mut gone = Process::start("true", &[]).expect("starts");
+        let script = ["-c".to_owned(), "echo farewell".to_owned()];
+        let mut gone = Process::start("sh", &script).expect("starts");
         while !gone.is_dead() {
             std::thread::sleep(POLL_EVERY);
         }
         assert!(gone.pause().is_err());
-        assert!(gone.expect_file(Path::new("/no/such"), PATIENCE).is_err());
+        let error = gone.expect_file(Path::new("/no/such"), PATIENCE);
+        let error = error.expect_err("there is no such file");
+        assert!(error.to_string().contains("farewell"), "{error}");
     }
 
     #[test]
