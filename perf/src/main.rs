@@ -16,6 +16,7 @@ mod placement;
 mod plot;
 mod process;
 mod promises;
+mod proofs;
 mod results;
 mod run;
 mod soak;

@@ -275,7 +275,7 @@ fn costs() -> Vec<Promise> {
         ),
         promise(
             "datapath/per-packet/allocations",
-            "allocations on the hot path while polling",
+            "allocations on the hot path, counted by the tests in proofs.rs",
             "per packet",
             Bound::AtMost(0.0),
         ),

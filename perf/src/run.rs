@@ -11,7 +11,7 @@ use crate::figure::Figure;
 use crate::machine::Machine;
 use crate::measured::Measured;
 use crate::promises::{self, Part, Promise};
-use crate::{check, commit, digest, interrupt, plot, results, table};
+use crate::{check, commit, digest, interrupt, plot, proofs, results, table};
 
 /// What to measure and where to put it.
 #[derive(Debug, Args)]
@@ -74,7 +74,12 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         match part {
             Part::Hasher => keep(digest::run(digest::MEMORY_MIB, digest::ROUNDS))?,
             Part::Replication => keep(commit::run(commit::ENTRIES, commit::ROUNDS)?)?,
-            Part::Datapath => datapath::run(&options(arguments, &machine), &mut keep)?,
+            Part::Datapath => {
+                datapath::run(&options(arguments, &machine), &mut keep)?;
+                if !arguments.selftest && arguments.direction.is_none() {
+                    keep(vec![proofs::allocations()])?;
+                }
+            }
         }
     }
     let rows = results::read(&arguments.results)?;
