@@ -99,7 +99,7 @@ pub enum HugePages {
 pub struct EalConfig {
     /// Huge pages off or on.
     pub huge_pages: HugePages,
-    /// DPDK's memory.
+    /// DPDK's memory: packet buffers of both ports, and some to spare.
     pub memory_mib: u32,
     /// The core that DPDK's main thread is bound to.
     pub main_core: Option<u32>,
@@ -111,7 +111,7 @@ impl Default for EalConfig {
     fn default() -> Self {
         Self {
             huge_pages: HugePages::Off,
-            memory_mib: 64,
+            memory_mib: 128,
             main_core: None,
             file_prefix: None,
         }

@@ -48,7 +48,12 @@ fn run_node(config: NodeConfig, stop: &Arc<AtomicBool>) -> Result<()> {
     let parts = setup::prepare(config)?;
     let poll_core = parts.poll_core;
     let poll_stop = Arc::clone(stop);
-    let poll_thread = poll_thread::start(core, stop, move || poll_core.run(&poll_stop))?;
+    let eal = parts.eal.clone();
+    let poll_thread = poll_thread::start(core, stop, move || {
+        // Without it every packet buffer comes from the pool's shared ring: slower, no more.
+        let _cache = eal.register_thread();
+        poll_core.run(&poll_stop);
+    })?;
     let result = parts.driver.run(stop);
     stop.store(true, Ordering::Relaxed);
     if poll_thread.join().is_err() {

@@ -47,8 +47,8 @@ pub struct Parts {
     pub poll_core: PollCore,
     /// For the main thread.
     pub driver: Driver,
-    /// Lives as long as the ports.
-    _eal: Eal,
+    /// Lives as long as the ports; the poll thread takes its cache of packet buffers from it.
+    pub eal: Eal,
 }
 
 /// Makes everything that a node consists of.
@@ -126,7 +126,7 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
     Ok(Parts {
         poll_core,
         driver,
-        _eal: eal,
+        eal,
     })
 }
 
