@@ -69,7 +69,11 @@ pub fn run(arguments: CardArguments) -> Result<()> {
     let (control, nic) = channel(NicConfig {
         on_memory: Box::new(drop),
         written_pages: written_pages.map(Arc::new),
-        card: CardConfig::default(),
+        // As `plover node` offers it.
+        card: CardConfig {
+            offloads: true,
+            ..CardConfig::default()
+        },
     })?;
     let server = VhostUserServer::start(&arguments.socket, control)?;
     // Nobody asks it anything, but without a sender it would end.
@@ -79,7 +83,6 @@ pub fn run(arguments: CardArguments) -> Result<()> {
             is_busy: true,
             idle_sleep: Duration::from_micros(100),
             station: None,
-            offloads: false,
             frame_bytes_max: uplink.frame_bytes_max(),
         },
         eal,

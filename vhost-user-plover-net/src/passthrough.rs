@@ -59,6 +59,8 @@ pub struct PassthroughCore {
     outgoing: Outgoing,
     /// Queue pairs that run; looked at with the commands.
     pairs: u8,
+    /// What the guest sends may have to be finished here; looked at with the commands.
+    leaves_open: bool,
     counters: PassthroughCounters,
 }
 
@@ -80,6 +82,7 @@ impl PassthroughCore {
             cut: VecDeque::new(),
             outgoing: Outgoing::default(),
             pairs: 0,
+            leaves_open: false,
             counters: PassthroughCounters::default(),
         }
     }
@@ -122,7 +125,9 @@ impl PassthroughCore {
     /// False once nobody can send commands any more.
     fn take_commands(&mut self) -> bool {
         self.nic.take_commands();
-        self.set_pairs(self.nic.state().pairs_running);
+        let nic = self.nic.state();
+        self.set_pairs(nic.pairs_running);
+        self.leaves_open = nic.leaves_open;
         loop {
             match self.commands.try_recv() {
                 Ok(PassthroughCommand::Status(reply)) => {
@@ -243,7 +248,7 @@ impl PassthroughCore {
     /// is answered here.
     #[inline]
     fn guest_tx(&mut self) -> usize {
-        if self.config.offloads {
+        if self.leaves_open {
             return self.guest_tx_unfinished();
         }
         let room = self.sending.room();

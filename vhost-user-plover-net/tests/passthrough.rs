@@ -108,7 +108,6 @@ fn packets_go_both_ways_without_an_allocation() {
             is_busy: true,
             idle_sleep: Duration::from_micros(100),
             station: None,
-            offloads: false,
             frame_bytes_max: uplink.frame_bytes_max(),
         },
         eal: eal.clone(),

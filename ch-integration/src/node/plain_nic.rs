@@ -67,7 +67,6 @@ pub(super) fn run(config: &PlainNicConfig, stop: &Arc<AtomicBool>) -> Result<()>
             is_busy: config.poll.mode == PollMode::Busy,
             idle_sleep: Duration::from_micros(config.poll.idle_sleep_us.into()),
             station: Some(Station::new(config.guest.mac.bytes(), config.guest.mtu)),
-            offloads: config.guest.offloads,
             frame_bytes_max,
         },
         commands: received,

@@ -45,6 +45,11 @@ impl Slot {
         self.running.is_some()
     }
 
+    /// Whether the headers of a ring that runs say what is left to do.
+    pub(super) fn offloads(&self) -> bool {
+        self.running.as_ref().is_some_and(SplitRing::offloads)
+    }
+
     pub(super) fn fault(&self) -> Option<RingFault> {
         self.fault
     }

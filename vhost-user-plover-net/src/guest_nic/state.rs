@@ -33,6 +33,8 @@ pub struct NicState {
     pub transmit_runs: bool,
     /// Queue pairs with both rings running.
     pub pairs_running: u8,
+    /// The guest's driver may leave checksums open and send large packets.
+    pub leaves_open: bool,
     /// Why a receive ring was stopped, if by a fault.
     pub receive_fault: Option<RingFault>,
     /// Why a transmit ring was stopped, if by a fault.
@@ -62,6 +64,7 @@ impl GuestNic {
             transmit_started: first.transmit.is_started(),
             transmit_runs: first.transmit.runs(),
             pairs_running: self.used().iter().filter(running).count() as u8,
+            leaves_open: self.used().iter().any(|pair| pair.transmit.offloads()),
             receive_fault: self.used().iter().find_map(|pair| pair.receive.fault()),
             transmit_fault: self.used().iter().find_map(|pair| pair.transmit.fault()),
         }

@@ -21,8 +21,6 @@ pub struct PassthroughConfig {
     /// Who the guest is: frames for other stations are dropped. None: all go to the guest, as over
     /// a wire.
     pub station: Option<Station>,
-    /// Whether the card was offered with offloads: then what the guest leaves open is finished here.
-    pub offloads: bool,
     /// Bytes of the longest frame that the guest is given: its MTU with headers, no FCS.
     pub frame_bytes_max: usize,
 }

@@ -82,6 +82,12 @@ impl SplitRing {
         Ok(index_of(pointers.used).load(Ordering::Acquire))
     }
 
+    /// Whether the driver's headers say what is left to do with a packet.
+    #[must_use]
+    pub fn offloads(&self) -> bool {
+        self.features.offloads
+    }
+
     /// Descriptors in the ring.
     #[must_use]
     pub fn size(&self) -> u16 {
