@@ -188,7 +188,7 @@ fn a_smaller_mtu_of_the_interface_bounds_what_is_sent() {
     };
     let error = Port::open(eal(), &config, &pool).unwrap_err().to_string();
     assert!(
-        error.contains("setting the mtu") && error.contains("plva5"),
+        error.contains("Frame size (9018)") && error.contains("plva5"),
         "{error}"
     );
 }
