@@ -14,7 +14,7 @@ pub enum Broken {
         /// Its name.
         name: String,
     },
-    /// There is a row without a value.
+    /// There is a row without a value, of which something is promised or which does not say why.
     NotMeasured {
         /// Its name.
         name: String,
@@ -53,12 +53,28 @@ pub fn broken(promises: &[Promise], rows: &[Figure]) -> Vec<Broken> {
         .collect()
 }
 
+/// Reported rows that have a reason instead of a value: not broken, but not to be overlooked.
+pub fn excused<'a>(promises: &[Promise], rows: &'a [Figure]) -> Vec<&'a Figure> {
+    let is_excused = |row: &&Figure| {
+        let mut own = promises.iter().filter(|promise| promise.name == row.name);
+        own.any(|promise| is_excused(promise, row))
+    };
+    rows.iter().filter(is_excused).collect()
+}
+
+fn is_excused(promise: &Promise, row: &Figure) -> bool {
+    promise.bound.limit().is_none() && row.value.is_none() && row.reason.is_some()
+}
+
 fn one(promise: &Promise, rows: &[Figure]) -> Option<Broken> {
     let name = promise.name.clone();
     let Some(row) = rows.iter().find(|row| row.name == promise.name) else {
         return Some(Broken::Missing { name });
     };
     let Some(value) = row.value else {
+        if is_excused(promise, row) {
+            return None;
+        }
         let reason = row.reason.clone().unwrap_or_default();
         return Some(Broken::NotMeasured { name, reason });
     };
@@ -128,5 +144,30 @@ mod tests {
             matches!(found[..], [Broken::NotMeasured { .. }]),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn a_reported_row_may_say_why_it_has_no_value() {
+        let kept = row("a/kept", vec![1.0]);
+        let failed = |reason: Option<&str>| {
+            let mut row = row("a/told", vec![]);
+            row.reason = reason.map(str::to_owned);
+            [kept.clone(), row]
+        };
+        let told = failed(Some("no such driver"));
+        assert!(broken(&promises(), &told).is_empty());
+        assert_eq!(excused(&promises(), &told), [&told[1]]);
+        let silent = failed(None);
+        assert_eq!(broken(&promises(), &silent).len(), 1);
+        assert!(excused(&promises(), &silent).is_empty());
+    }
+
+    #[test]
+    fn a_reason_does_not_excuse_what_is_promised() {
+        let mut kept = row("a/kept", vec![]);
+        kept.reason = Some("no such driver".to_owned());
+        let rows = [kept, row("a/told", vec![1.0])];
+        assert_eq!(broken(&promises(), &rows).len(), 1);
+        assert!(excused(&promises(), &rows).is_empty());
     }
 }

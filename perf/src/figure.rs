@@ -53,7 +53,9 @@ impl Figure {
             None => bound.limit().map(|_| false),
         };
         let reason = match bound {
-            Bound::Reported(reason) => measured.reason.clone().or(Some(reason.to_owned())),
+            Bound::Reported(reason) if value.is_some() => {
+                measured.reason.clone().or(Some(reason.to_owned()))
+            }
             _ => measured.reason.clone(),
         };
         Self {

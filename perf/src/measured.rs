@@ -33,7 +33,8 @@ impl Measured {
         }
     }
 
-    /// A figure that could not be measured. It fails the check like one that does not hold.
+    /// A figure that could not be measured. Where something is promised of it, it fails
+    /// the check like one that does not hold.
     pub fn failed(name: impl Into<String>, unit: &'static str, reason: impl Into<String>) -> Self {
         Self {
             reason: Some(reason.into()),

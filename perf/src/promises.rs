@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use crate::datapath::Uplink;
+
 /// What a figure must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
@@ -110,6 +112,7 @@ pub fn all() -> Vec<Promise> {
     promises.extend(rates());
     promises.extend(steps());
     promises.extend(costs());
+    promises.extend(uplinks());
     promises
 }
 
@@ -299,6 +302,22 @@ fn costs() -> Vec<Promise> {
         ),
     ]);
     promises
+}
+
+/// What passthrough brings through drivers that lead out of the process.
+fn uplinks() -> impl Iterator<Item = Promise> {
+    Uplink::ALL.into_iter().map(|uplink| {
+        promise(
+            uplink.figure(),
+            format!(
+                "passthrough over {}, guest to host, 64 B, counted by {}",
+                uplink.driver(),
+                uplink.far_end()
+            ),
+            "Mpps",
+            Bound::Reported("bound by the driver and what it leads to"),
+        )
+    })
 }
 
 /// The table of perf/SPEC.md.

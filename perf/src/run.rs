@@ -31,6 +31,9 @@ pub struct RunArguments {
     /// The data path: testpmd against itself and nothing of ours.
     #[arg(long)]
     selftest: bool,
+    /// The data path: only passthrough over uplinks that lead out of the process.
+    #[arg(long, conflicts_with_all = ["direction", "frame_bytes", "selftest"])]
+    uplinks: bool,
     /// Fewer and shorter samples.
     #[arg(long)]
     quick: bool,
@@ -74,12 +77,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         match part {
             Part::Hasher => keep(digest::run(digest::MEMORY_MIB, digest::ROUNDS))?,
             Part::Replication => keep(commit::run(commit::ENTRIES, commit::ROUNDS)?)?,
-            Part::Datapath => {
-                datapath::run(&options(arguments, &machine), &mut keep)?;
-                if !arguments.selftest && arguments.direction.is_none() {
-                    keep(vec![proofs::allocations()])?;
-                }
-            }
+            Part::Datapath => measure_datapath(arguments, &machine, &mut keep)?,
         }
     }
     let rows = results::read(&arguments.results)?;
@@ -97,6 +95,26 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     Ok(())
 }
 
+fn measure_datapath(
+    arguments: &RunArguments,
+    machine: &Machine,
+    keep: &mut impl FnMut(Vec<Measured>) -> Result<()>,
+) -> Result<()> {
+    let options = options(arguments, machine);
+    if arguments.uplinks {
+        return datapath::run_uplinks(&options, keep);
+    }
+    datapath::run(&options, &mut *keep)?;
+    if arguments.selftest || arguments.direction.is_some() {
+        return Ok(());
+    }
+    keep(vec![proofs::allocations()])?;
+    if arguments.frame_bytes.is_none() {
+        datapath::run_uplinks(&options, keep)?;
+    }
+    Ok(())
+}
+
 /// Fails where a promise does not hold or a row is missing.
 pub fn check(arguments: &CheckArguments) -> Result<()> {
     let rows = results::read(&arguments.results)?;
@@ -108,6 +126,10 @@ pub fn check(arguments: &CheckArguments) -> Result<()> {
     let broken = check::broken(&promises, &rows);
     for failure in &broken {
         println!("{failure}");
+    }
+    for row in check::excused(&promises, &rows) {
+        let reason = row.reason.as_deref().unwrap_or_default();
+        println!("{}: reported without a value: {reason}", row.name);
     }
     println!(
         "{} of {} rows are as promised or reported",

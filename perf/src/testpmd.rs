@@ -19,6 +19,8 @@ pub enum Role<'a> {
     Vhost(&'a Path),
     /// The guest's side: a virtio driver in user space.
     Frontend(&'a Path),
+    /// The other end of a shared-memory link, in a process of its own.
+    Memif(&'a Path),
 }
 
 /// What is to be run.
@@ -110,6 +112,11 @@ fn arguments(setup: &Setup<'_>) -> Vec<String> {
             arguments.push("--single-file-segments".to_owned());
             format!("net_virtio_user0,path={},queues=1", socket.display())
         }
+        // The longest ring: two ends that take turns on a core hand over a ring at each turn.
+        Role::Memif(link) => format!(
+            "net_memif0,role=client,id=0,socket={},socket-abstract=no,rsize=14",
+            link.display()
+        ),
     };
     arguments.extend([
         format!("--file-prefix={}", setup.name),

@@ -14,6 +14,7 @@ mod alternate;
 mod contestant;
 mod extras;
 mod scenario;
+mod uplinks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use self::alternate::{Effort, Kept, Rounds, ratios};
 use self::contestant::{Contestant, Pair, Place};
 pub use self::scenario::Direction;
 use self::scenario::Scenario;
+pub use self::uplinks::{Uplink, run as run_uplinks};
 use crate::hugepages::Hugepages;
 use crate::measured::Measured;
 use crate::placement;
