@@ -22,23 +22,22 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use super::written_pages::WrittenPages;
-use crate::limits::{LOG_PAGE_BYTES, WORD_PAGES};
+use crate::limits::LOG_PAGE_BYTES;
 
-/// Bitmap words that are gathered side by side: the buffers of a burst lie in a few.
-const SLOTS: usize = 8;
+/// Pages that are gathered before they are looked at: those of a burst's buffers, and the ring's own.
+const GATHERED_MAX: usize = 128;
+/// No page.
+const NONE: u64 = u64::MAX;
 
-/// Gathers marks, so that a burst costs one fence and hardly a locked instruction.
+/// Gathers marks, so that a burst costs one fence and hardly a locked instruction. Pages are noted
+/// one after the other and looked at together: no mark waits for the one before.
 pub struct Marker {
     pages: Arc<WrittenPages>,
     is_on: bool,
-    slots: [Slot; SLOTS],
-}
-
-/// Marks of one word.
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    word: usize,
-    mask: u64,
+    count: usize,
+    /// What was noted last.
+    last: u64,
+    gathered: [u64; GATHERED_MAX],
 }
 
 impl Marker {
@@ -48,7 +47,9 @@ impl Marker {
         Self {
             is_on: pages.is_on(),
             pages,
-            slots: [Slot::default(); SLOTS],
+            count: 0,
+            last: NONE,
+            gathered: [NONE; GATHERED_MAX],
         }
     }
 
@@ -68,28 +69,26 @@ impl Marker {
 
     #[inline(always)]
     fn mark_page(&mut self, page: u64) {
-        let word = (page / WORD_PAGES) as usize;
-        let slot = &mut self.slots[word % SLOTS];
-        if slot.word != word {
-            // A locked instruction: after the write, and a full fence by itself.
-            self.pages.set(slot.word, slot.mask);
-            *slot = Slot { word, mask: 0 };
+        // Noted and not looked at yet: the look comes after this write, too.
+        if page == self.last {
+            return;
         }
-        slot.mask |= 1 << (page % WORD_PAGES);
+        if self.count == GATHERED_MAX {
+            self.settle();
+        }
+        self.gathered[self.count] = page;
+        self.count += 1;
+        self.last = page;
     }
 
     /// Sets what was gathered. The caller has put a full fence behind the writes.
     #[inline]
     pub(super) fn settle_fenced(&mut self) {
-        if !self.is_on {
-            return;
+        for page in &self.gathered[..self.count] {
+            self.pages.set(*page);
         }
-        for slot in &mut self.slots {
-            let mask = std::mem::take(&mut slot.mask);
-            if !self.pages.has(slot.word, mask) {
-                self.pages.set(slot.word, mask);
-            }
-        }
+        self.count = 0;
+        self.last = NONE;
     }
 
     /// Sets what was gathered.
