@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::contestant::Pair;
 use crate::placement::{Classes, Placement, round_trip_ns};
 
 /// Fewer complete rounds than this are no result.
@@ -79,11 +78,17 @@ impl Rounds {
     }
 
     /// Takes a sample of one pair, again while the cores are not near and there is patience.
-    pub fn measure(&mut self, at: usize, round: usize, pair: &mut Pair) -> Result<()> {
+    /// `sample` leaves the cores to the probe.
+    pub fn measure(
+        &mut self,
+        at: usize,
+        round: usize,
+        mut sample: impl FnMut(Duration) -> Result<f64>,
+    ) -> Result<()> {
         loop {
             self.wait_for_near()?;
             let before_ns = self.last_ns;
-            let rate = pair.sample(self.effort.window)?;
+            let rate = sample(self.effort.window)?;
             let after_ns = self.probe()?;
             self.samples[at].push(Sample {
                 round,

@@ -144,7 +144,9 @@ fn measure(
         let first = start * effort.rounds;
         for round in first..first + effort.rounds {
             for (at, entrant) in entrants.iter_mut().enumerate() {
-                entrant.attempt(&mut pairs[at], |pair| rounds.measure(at, round, pair))?;
+                entrant.attempt(&mut pairs[at], |pair| {
+                    rounds.measure(at, round, |window| pair.sample(window))
+                })?;
             }
         }
         if start == 0 && scenario == extras::SCENARIO {

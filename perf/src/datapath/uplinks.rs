@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::{MARGIN_MIB, Options, SMALLEST_BYTES, executables};
+use super::alternate::{Effort, Rounds};
+use super::{MARGIN_MIB, Options, SMALLEST_BYTES, executables, figure};
 use crate::hugepages::Hugepages;
 use crate::interrupt;
 use crate::measured::Measured;
@@ -36,8 +37,8 @@ const NEAR: &str = "plover0";
 /// The other end of a veth pair.
 const FAR: &str = "far0";
 const START_PATIENCE: Duration = Duration::from_secs(20);
-/// Time for links to come up and rings to fill.
-const SETTLE: Duration = Duration::from_secs(1);
+/// Time for links to come up, and for rings to fill after a pause.
+const SETTLE: Duration = Duration::from_millis(300);
 /// The frontend, the backend and perhaps a far end.
 const PROCESSES_MAX: usize = 3;
 
@@ -103,7 +104,7 @@ pub fn run(options: &Options, mut done: impl FnMut(Vec<Measured>) -> Result<()>)
     let _hugepages = Hugepages::reserve(PROCESSES_MAX * (MEMORY_MIB + MARGIN_MIB))?;
     for uplink in Uplink::ALL {
         eprintln!("guest-to-host over {} …", uplink.driver());
-        let measured = measure(uplink, cores, options.quick);
+        let measured = measure(uplink, cores, options);
         interrupt::check()?;
         done(vec![measured.unwrap_or_else(|error| {
             Measured::failed(uplink.figure(), "Mpps", format!("{error:#}"))
@@ -112,18 +113,24 @@ pub fn run(options: &Options, mut done: impl FnMut(Vec<Measured>) -> Result<()>)
     Ok(())
 }
 
-fn measure(uplink: Uplink, cores: (usize, usize), is_quick: bool) -> Result<Measured> {
-    let (rounds, window_ms) = if is_quick { (3, 250) } else { (5, 1000) };
+fn measure(uplink: Uplink, cores: (usize, usize), options: &Options) -> Result<Measured> {
+    let (rounds, window_ms) = if options.quick { (3, 250) } else { (5, 500) };
+    let effort = Effort {
+        starts: 1,
+        rounds,
+        window: Duration::from_millis(window_ms),
+        patience: options.patience,
+    };
+    let mut samples = Rounds::new(1, cores, effort, &options.known_round_trips_ns)?;
     let mut running = Running::start(uplink, cores)?;
-    interrupt::sleep(SETTLE)?;
-    let mut samples = Vec::new();
-    for _ in 0..rounds {
-        samples.push(running.sample(Duration::from_millis(window_ms))?);
+    for round in 0..effort.rounds {
+        samples.measure(0, round, |window| running.sample(window))?;
     }
-    Ok(Measured {
-        commands: running.commands(),
-        ..Measured::new(uplink.figure(), "Mpps", samples)
-    })
+    let kept = samples.select(vec![None])?;
+    let rates = kept.series[0].as_ref();
+    let rates = rates.map(|series| series.values().copied().collect());
+    let commands = running.commands();
+    Ok(figure(uplink.figure(), "Mpps", rates, commands, &kept))
 }
 
 /// A frontend that sends, our backend, and what its uplink leads to. They go in this order.
@@ -162,22 +169,38 @@ impl Running {
         };
         let mut frontend = start_testpmd(Role::Frontend(&socket), "txonly", cores)?;
         frontend.forward()?;
-        Ok(Self {
+        let mut running = Self {
             frontend,
             far_end,
             backend,
             _folder: folder,
-        })
+        };
+        running.each(Process::pause)?;
+        Ok(running)
+    }
+
+    /// Does something to each process, the frontend first: the others then stand with little left
+    /// to do.
+    fn each(&mut self, action: fn(&mut Process) -> Result<()>) -> Result<()> {
+        action(self.frontend.process())?;
+        if let FarEnd::Testpmd(testpmd) = &mut self.far_end {
+            action(testpmd.process())?;
+        }
+        action(&mut self.backend)
     }
 
     /// Millions of packets a second that came out of the uplink over a while.
     fn sample(&mut self, window: Duration) -> Result<f64> {
+        self.each(Process::resume)?;
+        interrupt::sleep(SETTLE)?;
         let before = self.arrived()?;
         let start = Instant::now();
         interrupt::sleep(window)?;
         let packets = self.arrived()?.saturating_sub(before);
+        let rate = packets as f64 / start.elapsed().as_secs_f64() / 1e6;
+        self.each(Process::pause)?;
         ensure!(packets > 0, "no packet came out of the uplink");
-        Ok(packets as f64 / start.elapsed().as_secs_f64() / 1e6)
+        Ok(rate)
     }
 
     fn arrived(&mut self) -> Result<u64> {
