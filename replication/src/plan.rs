@@ -35,6 +35,8 @@ pub struct Peer<'a> {
     pub report: Option<&'a CopyReport>,
     /// When that came, in ticks.
     pub heard_at_tick: u64,
+    /// It answered this leader, in this term and since raft-rs last asked whether it is there.
+    pub answers: bool,
 }
 
 /// Everything that the decision depends on.
@@ -142,10 +144,11 @@ fn hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
 }
 
 fn find_peer(view: &View<'_>, fits: impl Fn(&Peer<'_>, &CopyReport) -> bool) -> Plan {
-    // The one heard last: another may have died without having been silent for long enough.
+    // One that answers: a report may be of a node that has died since, and raft-rs gives a
+    // transfer to it up only after an election timeout. Of several, the one heard last.
     view.peers
         .iter()
-        .filter(|peer| peer.report.is_some_and(|report| fits(peer, report)))
+        .filter(|peer| peer.answers && peer.report.is_some_and(|report| fits(peer, report)))
         .max_by_key(|peer| peer.heard_at_tick)
         .map_or(Plan::Wait, |peer| Plan::HandOver(peer.id))
 }
@@ -345,6 +348,7 @@ mod tests {
         group: GroupState,
         copy: LocalCopy,
         other: Option<CopyReport>,
+        other_answers: bool,
         change: fn(&mut View<'_>),
     }
 
@@ -356,12 +360,14 @@ mod tests {
                 is_replica: true,
                 report: scene.other.as_ref(),
                 heard_at_tick: 7,
+                answers: scene.other_answers,
             },
             Peer {
                 id: WITNESS,
                 is_replica: false,
                 report: Some(&witness),
                 heard_at_tick: 7,
+                answers: true,
             },
         ];
         let mut view = View {
@@ -388,6 +394,7 @@ mod tests {
             group: group(ME, Mode::Protected, &[ME, OTHER], None),
             copy: LocalCopy::Running { loaded: None },
             other: other.map(report),
+            other_answers: true,
             change: |_| {},
         }
     }
@@ -476,6 +483,7 @@ mod tests {
                 host_facts_hash: hash,
                 ..report(CopyState::Ready)
             }),
+            other_answers: true,
             change: |_| {},
         };
         assert!(is_begin(&decide(&scene(5)), SyncKind::Fill));
@@ -502,6 +510,7 @@ mod tests {
                 sync: SYNC,
                 certificate: Certificate([theirs; 16]),
             })),
+            other_answers: true,
             change: |_| {},
         };
         assert!(matches!(
@@ -532,6 +541,7 @@ mod tests {
             group: group(OTHER, Mode::Protected, &[ME, OTHER], None),
             copy,
             other: Some(report(other)),
+            other_answers: true,
             change: |_| {},
         };
         let running = LocalCopy::Running { loaded: Some(SYNC) };
@@ -553,5 +563,10 @@ mod tests {
             decide(&scene(LocalCopy::Void, CopyState::Loading { sync: SYNC })),
             Plan::Wait
         );
+        let died_lately = Scene {
+            other_answers: false,
+            ..scene(loading, CopyState::Running)
+        };
+        assert_eq!(decide(&died_lately), Plan::Wait, "its report outlives it");
     }
 }

@@ -63,6 +63,7 @@ impl Core {
                     .as_ref()
                     .filter(|(_, at_tick, _)| self.is_recent(*at_tick))
                     .map(|(_, _, report)| report),
+                answers: self.answers(peer.spec.id),
             })
             .collect();
         let may_begin = self.now >= self.not_before;
@@ -81,6 +82,11 @@ impl Core {
             fill_allowed: may_begin,
             on_backup_loss: self.config.on_backup_loss,
         })
+    }
+
+    fn answers(&self, peer: NodeId) -> bool {
+        let progress = self.raft.raft.prs().get(peer.0);
+        progress.is_some_and(|progress| progress.recent_active)
     }
 
     pub(super) fn propose_control(&mut self, entry: &LogEntry) -> bool {
