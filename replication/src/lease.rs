@@ -18,6 +18,7 @@ use std::time::Duration;
 use plover_types::NodeId;
 
 use crate::limits::{CLOCK_DRIFT_PERMILLE, LEASE_ROUNDS_MAX, TICKS_MADE_UP_MAX};
+use crate::planted::{Bug, planted};
 
 #[derive(Debug)]
 struct Round {
@@ -42,11 +43,15 @@ impl Lease {
     #[must_use]
     pub fn new(nodes: usize, tick: Duration, election_ticks: u32) -> Self {
         let promised = tick * election_ticks.saturating_sub(TICKS_MADE_UP_MAX + 2);
+        let mut length = promised - promised * CLOCK_DRIFT_PERMILLE / 1000;
+        if planted(Bug::LeaseWithoutMargin) {
+            length = tick * election_ticks;
+        }
         Self {
             rounds: VecDeque::with_capacity(LEASE_ROUNDS_MAX),
             next_number: 1,
             acks_needed: nodes / 2,
-            length: promised - promised * CLOCK_DRIFT_PERMILLE / 1000,
+            length,
             until: Duration::ZERO,
         }
     }

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod node;
 pub mod output_rule;
 pub mod plan;
+pub mod planted;
 pub mod storage;
 pub mod ticks;
 pub mod transport;

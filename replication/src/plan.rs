@@ -11,6 +11,7 @@ use plover_types::{CopySet, LogEntry, Mode, NodeId, RoleEntry, SyncId, SyncKind}
 use crate::epoch::{LocalCopy, Progress};
 use crate::group::{GroupState, SyncInFlight};
 use crate::limits::FILL_TIMEOUTS;
+use crate::planted::{Bug, planted};
 use crate::wire::{CopyReport, CopyState};
 
 /// What to do when the backup is lost.
@@ -128,7 +129,8 @@ fn take_over_or_hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
     // The role makes the other copy void: not before this one is known to run. A copy that is
     // being loaded may turn out not to; leadership goes back to a primary that lives, else it
     // waits.
-    let is_loading = matches!(view.copy, LocalCopy::Loading { .. });
+    let is_loading =
+        matches!(view.copy, LocalCopy::Loading { .. }) && !planted(Bug::TakeOverWhileLoading);
     if role.valid.contains(view.own) && view.copy.can_serve() && !is_loading {
         return propose_role(view, Mode::Unprotected, &[view.own]);
     }
@@ -198,7 +200,9 @@ fn begin(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> Plan {
         // Under `OnBackupLoss::Stall` the role stays protected while the backup is filled anew.
         // A state of a host that is not alike could not be loaded.
         (_, CopyState::Ready)
-            if view.fill_allowed && report.host_facts_hash == view.host_facts_hash =>
+            if view.fill_allowed
+                && (report.host_facts_hash == view.host_facts_hash
+                    || planted(Bug::FillUnequalHost)) =>
         {
             SyncKind::Fill
         }

@@ -10,6 +10,7 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use super::{Action, Core, Notice};
 use crate::limits::{ABORTED_IN_A_ROW_MAX, HANDOVER_RETRY_TIMEOUTS};
 use crate::plan::{Peer, Plan, View, plan};
+use crate::planted::{Bug, planted};
 
 impl Core {
     pub(super) fn watch_leadership(&mut self) {
@@ -94,6 +95,11 @@ impl Core {
             return false;
         }
         self.proposed = LogIndex(self.raft.raft.raft_log.last_index());
+        if planted(Bug::ReleaseBeforeCommit)
+            && let LogEntry::SyncEnd { sync, .. } = entry
+        {
+            self.actions.push(Action::EndEpoch(*sync));
+        }
         true
     }
 
