@@ -80,9 +80,10 @@ pub struct NodeConfig {
     /// What the primary does when it has lost its backup.
     #[serde(default)]
     pub on_backup_loss: OnBackupLoss,
-    /// The group and its three nodes, the same text on every node.
+    /// The group and its nodes, three or a single replica; the same text on every node.
     pub group: GroupConfig,
     /// The replication port and Raft's clock.
+    #[serde(default)]
     pub replication: ReplicationConfig,
     /// DPDK's environment.
     #[serde(default)]
@@ -123,6 +124,12 @@ impl NodeConfig {
     /// This node's entry in the group.
     pub fn own(&self) -> Option<&PeerConfig> {
         self.group.nodes.iter().find(|node| node.id == self.id)
+    }
+
+    /// Whether this node is all of its group: its VM's input goes through a log, and nothing
+    /// protects it.
+    pub fn is_alone(&self) -> bool {
+        self.group.nodes.len() == 1
     }
 
     /// The vhost-user socket that our backend serves.

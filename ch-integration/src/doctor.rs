@@ -28,7 +28,7 @@ pub fn check(config: Option<&Config>) -> Vec<Check> {
 
 fn check_node(config: &NodeConfig) -> Vec<Check> {
     let ports = [
-        Some(&config.replication.port),
+        config.replication.port.as_ref(),
         config.uplink.as_ref().map(|uplink| &uplink.port),
     ];
     let drivers = ports.into_iter().flatten().filter_map(driver_of).collect();

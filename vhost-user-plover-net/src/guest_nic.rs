@@ -35,7 +35,7 @@ use crate::metrics::NicCounters;
 use crate::ring::{ReceiveScratch, RingFault, RingId, TransmitScratch};
 
 pub use packets::{Delivered, Delivery, Undelivered};
-pub use state::{FaultReport, NicState};
+pub use state::{FaultReport, NicState, PairCounts};
 
 /// The card. Made by [`crate::channel`].
 pub struct GuestNic {

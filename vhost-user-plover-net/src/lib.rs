@@ -31,6 +31,8 @@ pub use control::{
 };
 pub use error::{Refusal, ServerError};
 pub use event_fd::{EventFd, EventFdError};
-pub use guest_nic::{Delivered, Delivery, FaultReport, GuestNic, NicState, Undelivered};
+pub use guest_nic::{
+    Delivered, Delivery, FaultReport, GuestNic, NicState, PairCounts, Undelivered,
+};
 pub use metrics::{ControlCounters, Counter, NicCounters};
 pub use ring::{Direction, Frame, FrameSink, GuestFrame, RingId, WrittenPages};

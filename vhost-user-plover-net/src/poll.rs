@@ -263,6 +263,9 @@ impl PollCore {
             self.counters,
         );
         status.costs = self.costs.report();
+        if let Some(nic) = &self.nic {
+            status.pairs = nic.pair_counts().to_vec();
+        }
         status
     }
 

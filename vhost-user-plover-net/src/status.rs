@@ -9,7 +9,7 @@ use replication::transport::TransportCounters;
 use replication::wire::CopyState;
 use serde::Serialize;
 
-use crate::guest_nic::NicState;
+use crate::guest_nic::{NicState, PairCounts};
 use crate::path::admit::Refused;
 use crate::path::outgoing::OutgoingCounters;
 use crate::poll::StepCosts;
@@ -137,6 +137,8 @@ pub struct Status {
     pub transmit_runs: bool,
     /// Why a ring was stopped, if by what guest memory held.
     pub ring_fault: Option<String>,
+    /// Packets of each of the guest's queue pairs.
+    pub pairs: Vec<PairCounts>,
     /// The peers.
     pub peers: Vec<PeerStatus>,
     /// The path.
@@ -185,6 +187,7 @@ impl Status {
             receive_runs: nic.receive_runs,
             transmit_runs: nic.transmit_runs,
             ring_fault: fault.map(|fault| fault.to_string()),
+            pairs: Vec::new(),
             peers: core
                 .reports()
                 .map(|(node, at, report)| PeerStatus {

@@ -16,7 +16,7 @@ pub struct GroupConfig {
     /// The group's number, carried by each replication frame, so that two groups on one network
     /// don't hear each other.
     pub id: u32,
-    /// Its three nodes.
+    /// Its nodes: two replicas and a witness, or one replica that nothing protects.
     pub nodes: Vec<PeerConfig>,
 }
 
@@ -40,7 +40,7 @@ pub struct PeerConfig {
     pub kind: NodeKind,
     /// Ethernet address of its replication port.
     pub mac: MacAddress,
-    /// Where its hasher listens. Replicas only.
+    /// Where its hasher listens. Replicas only, and only where there are two.
     pub hasher: Option<SocketAddr>,
 }
 
@@ -64,14 +64,24 @@ pub struct PortConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicationConfig {
-    /// The port.
-    pub port: PortConfig,
+    /// The port. A node that is alone in its group can do without.
+    pub port: Option<PortConfig>,
     /// Raft's tick and heartbeat.
     #[serde(default = "default_tick_ms")]
     pub tick_ms: u32,
     /// A leader not heard from for this long is given up.
     #[serde(default = "default_election_timeout_ms")]
     pub election_timeout_ms: u32,
+}
+
+impl Default for ReplicationConfig {
+    fn default() -> Self {
+        Self {
+            port: None,
+            tick_ms: default_tick_ms(),
+            election_timeout_ms: default_election_timeout_ms(),
+        }
+    }
 }
 
 fn default_tick_ms() -> u32 {

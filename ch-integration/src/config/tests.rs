@@ -201,7 +201,10 @@ fn a_missing_port_is_named() {
         "[replication.port]\nvdev = \"net_af_packet0,iface=repl0\"",
         "",
     );
-    assert_parts(&text, &["missing field `replication`"]);
+    assert_parts(
+        &text,
+        &["replication.port: is missing", "[replication.port]"],
+    );
 }
 
 #[test]
@@ -224,7 +227,36 @@ fn the_group_is_two_replicas_and_one_witness() {
     assert_parts(&text, &["group.nodes: lists 2 witnesses"]);
     let fourth = "[[group.nodes]]\nid = 4\nkind = \"witness\"\nmac = \"02:00:00:00:01:04\"\n";
     let text = error_with("[replication.port]", &format!("{fourth}[replication.port]"));
-    assert_parts(&text, &["group.nodes: lists 4 nodes", "list exactly three"]);
+    assert_parts(&text, &["group.nodes: lists 4 nodes", "list three"]);
+}
+
+/// A group of one replica, which has no peer to reach and none to compare memory with.
+fn alone(kind: &str) -> String {
+    format!(
+        "name = \"a\"\nid = 1\nstate_dir = \"/var/lib/plover/vm0\"\n\
+         [group]\nname = \"vm0\"\nid = 7\n\
+         [[group.nodes]]\nid = 1\nkind = {kind:?}\nmac = \"02:00:00:00:01:01\"\n{REPLICA}"
+    )
+}
+
+#[test]
+fn a_replica_may_be_alone_and_needs_no_way_to_peers() {
+    let config = parse(&alone("replica")).unwrap();
+    assert!(config.is_alone() && !parse(&replica()).unwrap().is_alone());
+    assert_eq!(config.replication, ReplicationConfig::default());
+    let text = format!(
+        "{}\n[replication.port]\nvdev = \"net_af_packet0,iface=repl0\"\n",
+        alone("replica")
+    );
+    assert!(parse(&text).unwrap().replication.port.is_some());
+    let text = error(&alone("witness"));
+    assert_parts(&text, &["a witness alone", "kind = \"replica\""]);
+    let second = "[[group.nodes]]\nid = 2\nkind = \"replica\"\nmac = \"02:00:00:00:01:02\"\n";
+    let text = error(&alone("replica").replace("[uplink.port]", &format!("{second}[uplink.port]")));
+    assert_parts(
+        &text,
+        &["lists 2 nodes", "list one replica", "hasher: is missing"],
+    );
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use plover_types::limits::GROUP_NODES_MAX;
+use plover_types::limits::GROUP_SIZES;
 
 use super::{
-    EalConfig, GroupConfig, GuestConfig, NodeConfig, NodeKind, PlainNicConfig, PortConfig, Problem,
-    SocketMode, VmmConfig,
+    EalConfig, GroupConfig, GuestConfig, NodeConfig, NodeKind, PeerConfig, PlainNicConfig,
+    PortConfig, Problem, SocketMode, VmmConfig,
 };
 use crate::limits;
 use crate::refuse;
@@ -18,7 +18,7 @@ pub(super) fn problems(config: &NodeConfig) -> Vec<Problem> {
     names(config, &mut found);
     group(&config.group, &mut found);
     own_role(config, &mut found);
-    port("replication.port", &config.replication.port, &mut found);
+    replication_port(config, &mut found);
     clocks(config, &mut found);
     if let Some(card) = &config.guest {
         network_card(card, &mut found);
@@ -143,27 +143,7 @@ fn state_dir(path: &Path, found: &mut Found) {
 
 fn group(group: &GroupConfig, found: &mut Found) {
     let nodes = &group.nodes;
-    if nodes.len() != GROUP_NODES_MAX {
-        let what = format!("lists {} nodes", nodes.len());
-        found.add(
-            "group.nodes",
-            what,
-            "list exactly three: two replicas and one witness; for a VM that nothing protects, \
-             remove [group] and set replication = \"off\"",
-        );
-    }
-    let witnesses = nodes
-        .iter()
-        .filter(|node| node.kind == NodeKind::Witness)
-        .count();
-    if witnesses != 1 {
-        let what = format!("lists {witnesses} witnesses");
-        found.add(
-            "group.nodes",
-            what,
-            "make exactly one node kind = \"witness\"",
-        );
-    }
+    members(nodes, found);
     let (mut ids, mut macs, mut hashers) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (index, node) in nodes.iter().enumerate() {
         let key = |name: &str| format!("group.nodes[{index}].{name}");
@@ -189,7 +169,7 @@ fn group(group: &GroupConfig, found: &mut Found) {
             );
         }
         match (node.kind, node.hasher) {
-            (NodeKind::Replica, None) => {
+            (NodeKind::Replica, None) if nodes.len() > 1 => {
                 found.add(
                     key("hasher"),
                     "is missing",
@@ -212,6 +192,49 @@ fn group(group: &GroupConfig, found: &mut Found) {
             }
             _ => {}
         }
+    }
+}
+
+/// Two replicas and a witness, or a replica that nothing protects.
+fn members(nodes: &[PeerConfig], found: &mut Found) {
+    if !GROUP_SIZES.contains(&nodes.len()) {
+        let what = format!("lists {} nodes", nodes.len());
+        found.add(
+            "group.nodes",
+            what,
+            "list three, two replicas and one witness; for a VM that nothing protects list one \
+             replica, or remove [group] and set replication = \"off\"",
+        );
+    }
+    let of_kind = |kind| nodes.iter().filter(|node| node.kind == kind).count();
+    let witnesses = of_kind(NodeKind::Witness);
+    if nodes.len() == 1 {
+        found.require(
+            witnesses == 0,
+            "group.nodes",
+            "is a witness alone, with no VM to vote on",
+            "make it kind = \"replica\", or list all three nodes",
+        );
+    } else if witnesses != 1 {
+        let what = format!("lists {witnesses} witnesses");
+        found.add(
+            "group.nodes",
+            what,
+            "make exactly one node kind = \"witness\"",
+        );
+    }
+}
+
+/// A node that has peers reaches them by its port.
+fn replication_port(config: &NodeConfig, found: &mut Found) {
+    match &config.replication.port {
+        Some(peers) => port("replication.port", peers, found),
+        None => found.require(
+            config.is_alone(),
+            "replication.port",
+            "is missing: this node has no way to its peers",
+            "add [replication.port] with vdev or pci",
+        ),
     }
 }
 

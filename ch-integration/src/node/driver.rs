@@ -48,14 +48,20 @@ const POLL_ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// A report of the other replica that is older says nothing of its copy now.
 const PEER_AGE_MAX: Duration = Duration::from_millis(500);
 
-/// What only a replica has.
-pub struct Replica {
+/// What comparing memory with the other copy needs.
+pub struct Hashing {
     /// How to start the hasher.
-    pub hasher_setup: HasherSetup,
+    pub setup: HasherSetup,
     /// The backend's log of its own writes.
     pub written: Arc<WrittenPages>,
     /// Holds a staged set; outlives the hasher.
     pub staging: File,
+}
+
+/// What only a replica has.
+pub struct Replica {
+    /// None where there is no other copy: a group of one node.
+    pub hashing: Option<Hashing>,
     /// Memory tables that the VMM sent.
     pub memory: Receiver<MemoryEvent>,
     /// The vhost-user server; ends with the driver.
@@ -112,6 +118,8 @@ pub struct Driver {
     next_hasher: Instant,
     /// The committed role, as last heard.
     role: Option<RoleEntry>,
+    /// Why this node has nothing left to do.
+    ended: Option<String>,
 }
 
 impl Driver {
@@ -139,12 +147,16 @@ impl Driver {
             next_launch: now,
             next_hasher: now,
             role: None,
+            ended: None,
         }
     }
 
     /// Follows the core until `stop`. The VMM and the hasher are this thread's children: they end
     /// when it does.
     pub fn run(mut self, stop: &AtomicBool) -> Result<()> {
+        if self.config.is_alone() {
+            warn!("the group has no other node: the VM is not protected");
+        }
         if self.replica.is_some() {
             self.start_hasher()?;
             self.launch()?;
@@ -157,6 +169,9 @@ impl Driver {
             self.take_hasher_events();
             self.check_memory_tables()?;
             self.look_after();
+            if let Some(reason) = &self.ended {
+                bail!("{reason}; it was the only copy of this VM");
+            }
         }
         info!("stopping");
         if let Some(machine) = &mut self.machine {
@@ -333,9 +348,9 @@ impl Driver {
         self.machine.as_mut().context("there is no VMM")
     }
 
-    /// The VMM is of no use any more: it is killed, and another started.
+    /// The VMM is of no use any more: it is killed, and another started, unless nobody could fill it.
     pub(super) fn lose_machine(&mut self, reason: &str) {
-        warn!(reason, "the copy is lost; a VMM is started anew");
+        warn!(reason, "the copy is lost");
         self.tell(PollCommand::Stop);
         self.drop_round();
         if let Some(mut machine) = self.machine.take() {
@@ -346,6 +361,9 @@ impl Driver {
         self.report(CopyEvent::Lost);
         self.gauge.reset();
         self.next_launch = Instant::now() + HEALTH_INTERVAL;
+        if self.config.is_alone() {
+            self.ended = Some(reason.to_owned());
+        }
     }
 
     /// The hasher must not wait for a round that nobody follows any more.
@@ -371,18 +389,19 @@ impl Driver {
         Ok(())
     }
 
-    /// Gives guest memory to the hasher.
+    /// Gives guest memory to the hasher, if there is another copy to compare it with.
     pub(super) fn attach(&mut self, continues: bool) -> Result<()> {
-        let (Some(replica), Some(machine), Some(hasher)) =
-            (&self.replica, &self.machine, &mut self.hasher)
-        else {
+        let Some(hashing) = hashing(&self.replica) else {
+            return Ok(());
+        };
+        let (Some(machine), Some(hasher)) = (&self.machine, &mut self.hasher) else {
             bail!("no VMM or no hasher to attach");
         };
         let report = machine.attach(
             &mut hasher.client,
             &self.config.group.name,
-            &replica.written,
-            &replica.staging,
+            &hashing.written,
+            &hashing.staging,
             continues,
         )?;
         self.facts.set_tracker(&report);
@@ -390,8 +409,8 @@ impl Driver {
     }
 
     fn start_hasher(&mut self) -> Result<()> {
-        if let Some(replica) = &self.replica {
-            let hasher = HasherProcess::start(&replica.hasher_setup)?;
+        if let Some(hashing) = hashing(&self.replica) {
+            let hasher = HasherProcess::start(&hashing.setup)?;
             self.facts.set_hasher(hasher.pid());
             self.hasher = Some(hasher);
         }
@@ -533,7 +552,10 @@ impl Driver {
             self.machine = None;
             self.next_launch = now + RELAUNCH_INTERVAL;
         }
-        if self.hasher.as_mut().is_none_or(HasherProcess::has_exited) && now >= self.next_hasher {
+        if hashing(&self.replica).is_some()
+            && self.hasher.as_mut().is_none_or(HasherProcess::has_exited)
+            && now >= self.next_hasher
+        {
             self.restart_hasher("the process ended");
         }
         if let Err(error) = self.bound_pause() {
@@ -586,4 +608,8 @@ impl Driver {
             }
         }
     }
+}
+
+fn hashing(replica: &Option<Replica>) -> Option<&Hashing> {
+    replica.as_ref()?.hashing.as_ref()
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use crossbeam_channel::unbounded;
 use dpdk_config::Eal;
+use hasher::guest_memory::RegionSpec;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use plover_types::NodeId;
 use replication::core::{CoreConfig, NodeSpec};
@@ -22,7 +23,7 @@ use vhost_user_plover_net::record::DeliveryRecord;
 use vhost_user_plover_net::{EventFd, NicConfig, VhostUserServer, WrittenPages, channel};
 
 use super::card::card_config;
-use super::driver::{Driver, DriverSetup, Replica};
+use super::driver::{Driver, DriverSetup, Hashing, Replica};
 use super::hasher_process::HasherSetup;
 use super::journal::Journal;
 use super::status::{self, NodeFacts, NodeStatus};
@@ -55,20 +56,17 @@ pub struct Parts {
 pub fn prepare(config: NodeConfig) -> Result<Parts> {
     create_state_dir(&config.state_dir)?;
     let own_ports = [
-        Some(&config.replication.port),
+        config.replication.port.as_ref(),
         config.uplink.as_ref().map(|uplink| &uplink.port),
     ];
     let eal =
         ports::start_eal(&config.eal, own_ports.into_iter().flatten()).context("start DPDK")?;
-    let replication = ports::PortSetup {
-        port: &config.replication.port,
-        name: "replication",
-        mbufs: REPLICATION_MBUFS,
-        // It sends no more than fits the smallest buffers.
-        frame_bytes_max: 0,
-    };
-    let (port, pool) = ports::open(&eal, &replication).context("open replication.port")?;
-    let replication = NodePort::new(port, pool);
+    let replication = config
+        .replication
+        .port
+        .as_ref()
+        .map(|port| open_replication(&eal, port))
+        .transpose()?;
     let held = config.sync.held_packets_max;
     let mbufs = UPLINK_MBUFS + 2 * held;
     let uplink = config
@@ -79,7 +77,7 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         .map(|(port, pool)| NodePort::new(port, pool));
     let facts = Arc::new(NodeFacts::new(&config));
     check_binaries(&config)?;
-    let node = start_node(&config, &replication, &facts)?;
+    let node = start_node(&config, replication.as_ref(), &facts)?;
     let clock_start = node.instant_of(Duration::ZERO);
     let (poll, commands) = unbounded();
     let (event_sender, events) = unbounded();
@@ -95,7 +93,7 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         .context("create debug.record_deliveries")?;
     let poll_core = PollCore::new(PollSetup {
         node,
-        replication: Some(replication),
+        replication,
         uplink,
         nic,
         config: poll_config(&config),
@@ -143,7 +141,7 @@ pub(super) fn create_state_dir(path: &Path) -> Result<()> {
 /// took part once cannot come back under its id.
 fn check_binaries(config: &NodeConfig) -> Result<()> {
     let hasher = config.hasher_binary();
-    if config.vmm.is_some() && !hasher.is_file() {
+    if config.vmm.is_some() && !config.is_alone() && !hasher.is_file() {
         anyhow::bail!("no hasher at {}; set hasher.binary to it", hasher.display());
     }
     Ok(())
@@ -153,7 +151,23 @@ fn guest_mtu(config: &NodeConfig) -> u16 {
     config.guest.as_ref().map_or(MTU_MAX, |guest| guest.mtu)
 }
 
-fn start_node(config: &NodeConfig, replication: &NodePort, facts: &NodeFacts) -> Result<Node> {
+fn open_replication(eal: &Eal, port: &config::PortConfig) -> Result<NodePort> {
+    let setup = ports::PortSetup {
+        port,
+        name: "replication",
+        mbufs: REPLICATION_MBUFS,
+        // It sends no more than fits the smallest buffers.
+        frame_bytes_max: 0,
+    };
+    let (port, pool) = ports::open(eal, &setup).context("open replication.port")?;
+    Ok(NodePort::new(port, pool))
+}
+
+fn start_node(
+    config: &NodeConfig,
+    replication: Option<&NodePort>,
+    facts: &NodeFacts,
+) -> Result<Node> {
     let own = config.own().context("this node is not in group.nodes")?;
     let id = |id: u8| NodeId(id.into());
     let is_replica = own.kind == NodeKind::Replica;
@@ -192,7 +206,9 @@ fn start_node(config: &NodeConfig, replication: &NodePort, facts: &NodeFacts) ->
             .map(|node| (id(node.id), node.mac.bytes()))
             .collect(),
         group: GroupId::of(&format!("{}/{}", config.group.name, config.group.id)),
-        mtu: replication.port().mtu().min(MTU_MAX).into(),
+        mtu: replication
+            .map_or(MTU_MAX, |port| port.port().mtu().min(MTU_MAX))
+            .into(),
         first_message: rand::random(),
     };
     // A replica that restarts has lost its VM anyway: its commits wait for no disk. The witness
@@ -239,52 +255,61 @@ fn prepare_replica(
     config: &NodeConfig,
 ) -> Result<Option<(vhost_user_plover_net::GuestNic, Replica)>> {
     let own = config.own().context("this node is not in group.nodes")?;
-    let (Some(vmm), Some(guest), Some(listen)) = (&config.vmm, &config.guest, own.hasher) else {
+    let (Some(vmm), Some(guest)) = (&config.vmm, &config.guest) else {
         return Ok(None);
     };
-    let peer = config
-        .group
-        .nodes
-        .iter()
-        .filter(|node| node.id != config.id)
-        .find_map(|node| node.hasher)
-        .context("no other replica has a hasher address in group.nodes")?;
     let regions = ram_layout::regions(vmm.kind, vmm.memory_mib << 20);
-    let written = WrittenPages::create(ram_layout::guest_end(&regions))
-        .context("make the log of written pages")?;
-    let written = Arc::new(written);
+    let hashing = prepare_hashing(config, own, &regions)?;
     let (memory_sender, memory) = unbounded();
     let (control, nic) = channel(NicConfig {
         on_memory: Box::new(move |event| {
             // The driver lives as long as the server.
             let _ = memory_sender.send(event);
         }),
-        written_pages: Some(Arc::clone(&written)),
+        written_pages: hashing.as_ref().map(|hashing| Arc::clone(&hashing.written)),
         card: card_config(guest, false),
     })
     .context("make the guest's card")?;
     let server = VhostUserServer::start(&config.vhost_socket(), control)
         .context("serve the guest's card")?;
-    let staging = memfd_create(c"plover-staging", MFdFlags::MFD_CLOEXEC)
-        .context("make the file that a staged set lives in")?;
     let replica = Replica {
-        hasher_setup: HasherSetup {
-            binary: config.hasher_binary(),
-            socket: config.hasher_socket(),
-            listen,
-            peer,
-            node_id: config.id,
-            threads: config.hasher.threads,
-            slice_pages_max: config.debug.slice_pages,
-        },
-        written,
-        staging: staging.into(),
+        hashing,
         memory,
         _server: server,
         regions,
         run_dir: run_dir(&vmm.ram_path, &config.state_dir),
     };
     Ok(Some((nic, replica)))
+}
+
+/// What comparing with the other copy needs; a node that is alone has none to compare with.
+fn prepare_hashing(
+    config: &NodeConfig,
+    own: &config::PeerConfig,
+    regions: &[RegionSpec],
+) -> Result<Option<Hashing>> {
+    if config.is_alone() {
+        return Ok(None);
+    }
+    let mut others = config.group.nodes.iter().filter(|node| node.id != own.id);
+    let peer = others.find_map(|node| node.hasher);
+    let written = WrittenPages::create(ram_layout::guest_end(regions))
+        .context("make the log of written pages")?;
+    let staging = memfd_create(c"plover-staging", MFdFlags::MFD_CLOEXEC)
+        .context("make the file that a staged set lives in")?;
+    Ok(Some(Hashing {
+        setup: HasherSetup {
+            binary: config.hasher_binary(),
+            socket: config.hasher_socket(),
+            listen: own.hasher.context("this replica has no hasher address")?,
+            peer: peer.context("no other replica has a hasher address in group.nodes")?,
+            node_id: config.id,
+            threads: config.hasher.threads,
+            slice_pages_max: config.debug.slice_pages,
+        },
+        written: Arc::new(written),
+        staging: staging.into(),
+    }))
 }
 
 /// Beside the RAM file, which is on a tmpfs: captured states pass through this folder.

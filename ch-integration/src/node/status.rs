@@ -42,6 +42,8 @@ pub struct NodeFacts {
     name: String,
     id: u8,
     group: String,
+    /// Nodes of the group.
+    nodes: usize,
     facts: Mutex<Facts>,
 }
 
@@ -52,6 +54,7 @@ impl NodeFacts {
             name: config.name.clone(),
             id: config.id,
             group: config.group.name.clone(),
+            nodes: config.group.nodes.len(),
             facts: Mutex::default(),
         }
     }
@@ -125,6 +128,7 @@ impl NodeStatus {
             "name": self.facts.name,
             "id": self.facts.id,
             "group": self.facts.group,
+            "nodes": self.facts.nodes,
             "host": host,
             "status": status,
         }))

@@ -78,8 +78,23 @@ fn of_plain_nic(answer: &Value) -> String {
         word(&path["taken"]),
         word(&path["sent"]),
     ));
+    text.push_str(&queues(status));
     text.push_str(&fault(status));
     text
+}
+
+/// The queue pairs, where there are several.
+fn queues(status: &Value) -> String {
+    let pairs = status["pairs"].as_array();
+    let Some(pairs) = pairs.filter(|pairs| pairs.len() > 1) else {
+        return String::new();
+    };
+    let line = |(number, pair): (usize, &Value)| {
+        let (delivered, taken) = (word(&pair["delivered"]), word(&pair["taken"]));
+        format!("{number}: {delivered} delivered, {taken} taken")
+    };
+    let lines: Vec<_> = pairs.iter().enumerate().map(line).collect();
+    format!("queues    {}\n", lines.join("; "))
 }
 
 fn fault(status: &Value) -> String {
@@ -93,10 +108,15 @@ fn fault(status: &Value) -> String {
 fn of_node(answer: &Value) -> String {
     let (host, status) = (&answer["host"], &answer["status"]);
     let mut text = format!(
-        "node      {} (id {}) of group {}\n",
+        "node      {} (id {}) of group {}{}\n",
         word(&answer["name"]),
         word(&answer["id"]),
-        word(&answer["group"])
+        word(&answer["group"]),
+        if answer["nodes"] == 1 {
+            ", its only node: this VM is not protected"
+        } else {
+            ""
+        },
     );
     let role = &status["role"];
     if role.is_null() {
@@ -138,6 +158,7 @@ fn of_node(answer: &Value) -> String {
             word(&host["tracker"])
         ));
     }
+    text.push_str(&queues(status));
     text.push_str(&fault(status));
     for peer in status["peers"].as_array().into_iter().flatten() {
         text.push_str(&format!(

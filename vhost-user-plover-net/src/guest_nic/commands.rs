@@ -4,6 +4,7 @@
 use super::GuestNic;
 use super::pair::{Draining, Pair};
 use super::slot::Slot;
+use super::state::PairCounts;
 use crate::control::mailbox::{Answer, Command, Memory, Replaced, Request};
 use crate::ring::{Direction, RingId};
 
@@ -129,6 +130,7 @@ impl GuestNic {
             let pair = self.pair(ring);
             pair.draining = None;
             pair.receive_starved = false;
+            pair.counts = PairCounts::default();
         }
         self.pairs_used = 1;
         self.connected = false;

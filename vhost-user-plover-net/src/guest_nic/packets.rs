@@ -68,6 +68,7 @@ impl GuestNic {
         };
         let laid = ring.deliver_burst(&mut self.receive_scratch, &frames[delivered.frames..]);
         delivered.frames += laid.frames;
+        pair.counts.delivered += (laid.frames - laid.too_long) as u64;
         let counters = &self.counters;
         counters
             .received_packets
@@ -150,6 +151,7 @@ impl GuestNic {
     fn count_and_return(&mut self, number: usize, taken: TakenBurst) {
         let counters = &self.counters;
         counters.transmitted_packets.add(taken.frames as u64);
+        self.pairs[number].counts.taken += taken.frames as u64;
         counters.transmitted_bytes.add(taken.bytes);
         if taken.frames != taken.chains() {
             counters.transmit_too_long.add(taken.too_long as u64);

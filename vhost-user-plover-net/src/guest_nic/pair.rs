@@ -1,6 +1,7 @@
 //! A queue pair: its two rings, and what waits for them.
 
 use super::slot::Slot;
+use super::state::PairCounts;
 use crate::ring::Direction;
 
 /// Two rings of the card.
@@ -11,6 +12,8 @@ pub(super) struct Pair {
     pub(super) draining: Option<Draining>,
     /// The last frame found no buffer: a kick of the receive ring is worth waking up for.
     pub(super) receive_starved: bool,
+    /// Since the VMM connected.
+    pub(super) counts: PairCounts,
 }
 
 /// What is done once a transmit ring is drained.
@@ -35,6 +38,10 @@ impl Pair {
             transmit: Slot::new(),
             draining: None,
             receive_starved: false,
+            counts: PairCounts {
+                delivered: 0,
+                taken: 0,
+            },
         }
     }
 

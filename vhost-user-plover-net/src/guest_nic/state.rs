@@ -1,8 +1,21 @@
 //! Where the card stands, for those who ask.
 
+use arrayvec::ArrayVec;
+use serde::Serialize;
+
 use super::GuestNic;
 use super::slot::Slot;
+use crate::limits::QUEUE_PAIRS_MAX;
 use crate::ring::{RingFault, RingId};
+
+/// Packets of a queue pair since the VMM connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PairCounts {
+    /// Given to the guest.
+    pub delivered: u64,
+    /// Taken from the guest, as it sent them.
+    pub taken: u64,
+}
 
 /// A ring that was stopped by what guest memory held. For the control thread's log.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +61,12 @@ impl GuestNic {
     pub fn receive_pairs(&self) -> usize {
         let runs = |pair: &&super::Pair| pair.receive.runs();
         self.used().iter().take_while(runs).count()
+    }
+
+    /// Packets of each pair that the VMM has started.
+    #[must_use]
+    pub fn pair_counts(&self) -> ArrayVec<PairCounts, QUEUE_PAIRS_MAX> {
+        self.used().iter().map(|pair| pair.counts).collect()
     }
 
     /// Where the card stands.

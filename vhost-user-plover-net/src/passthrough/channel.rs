@@ -8,7 +8,7 @@ use dpdk_config::{Eal, Mempool, Port, PortStats};
 use serde::Serialize;
 
 use crate::event_fd::EventFd;
-use crate::guest_nic::GuestNic;
+use crate::guest_nic::{GuestNic, PairCounts};
 use crate::path::admit::Station;
 
 /// How the core behaves.
@@ -90,6 +90,8 @@ pub struct PassthroughStatus {
     pub ring_fault: Option<String>,
     /// The uplink has a link.
     pub uplink_up: bool,
+    /// Packets of each queue pair.
+    pub pairs: Vec<PairCounts>,
     /// The path.
     pub path: PassthroughCounters,
     /// The uplink.
@@ -98,6 +100,7 @@ pub struct PassthroughStatus {
 
 impl PassthroughStatus {
     pub(super) fn of(nic: &GuestNic, uplink: &Port, path: PassthroughCounters) -> Self {
+        let pairs = nic.pair_counts().to_vec();
         let nic = nic.state();
         let fault = nic.receive_fault.or(nic.transmit_fault);
         Self {
@@ -107,6 +110,7 @@ impl PassthroughStatus {
             pairs_running: nic.pairs_running,
             ring_fault: fault.map(|fault| fault.to_string()),
             uplink_up: uplink.link_up(),
+            pairs,
             path,
             uplink: uplink.stats(),
         }
