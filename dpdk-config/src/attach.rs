@@ -43,12 +43,17 @@ impl Attached {
     pub fn open(eal: &Eal, config: &PortConfig, pool: &Mempool) -> Result<Attached, DpdkError> {
         let device = config.device()?;
         check_exists(eal, &device)?;
+        // Not for the driver to set.
+        let mtu = match config.large_af_packet_mtu(&device) {
+            Some(_) => None,
+            None => config.mtu,
+        };
         let is_tap = matches!(&device, Device::Virtual(vdev) if vdev.is_tap());
         let _signals = is_tap.then(TapSignalsOff::new);
         let capture = Capture::start();
         let mut attached = Attached::attach(&device, &capture)?;
         let set_up = attached.info().and_then(|info| {
-            attached.configure(config, &info, pool)?;
+            attached.configure(config, mtu, &info, pool)?;
             attached.start()
         });
         match set_up {
@@ -122,6 +127,7 @@ impl Attached {
     fn configure(
         &mut self,
         config: &PortConfig,
+        mtu: Option<u16>,
         info: &sys::rte_eth_dev_info,
         pool: &Mempool,
     ) -> Result<(), DpdkError> {
@@ -133,7 +139,7 @@ impl Attached {
         let capabilities = (info.rx_offload_capa, info.tx_offload_capa);
         self.offloads = PortOffloads::choose(config.offloads, is_tap, capabilities);
         (conf.rxmode.offloads, conf.txmode.offloads) = self.offloads.bits();
-        if let Some(mtu) = config.mtu {
+        if let Some(mtu) = mtu {
             conf.rxmode.mtu = mtu.into();
         }
         let (mut rx, mut tx) = (config.rx_descriptors, config.tx_descriptors);
@@ -142,7 +148,7 @@ impl Attached {
         unsafe {
             let status = sys::rte_eth_dev_configure(self.port, 1, 1, &raw const conf);
             self.check("configuring one queue pair", status)?;
-            if let Some(mtu) = config.mtu {
+            if let Some(mtu) = mtu {
                 let status = sys::rte_eth_dev_set_mtu(self.port, mtu);
                 // A driver without a way of its own (net_ring) goes by the configuration.
                 if status != -libc::ENOTSUP {

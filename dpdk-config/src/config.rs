@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::af_packet;
 use crate::error::DpdkError;
 use crate::limits::{
     DESCRIPTORS_DEFAULT, DESCRIPTORS_MAX, DESCRIPTORS_MIN, FILE_PREFIX_BYTES_MAX,
@@ -177,10 +178,26 @@ impl PortConfig {
         }
     }
 
+    /// Bytes that the packet buffers of the port's pool must have room for, whatever frames are
+    /// expected: `net_af_packet` wants room for its slots.
+    pub fn data_room_bytes_min(&self) -> u32 {
+        match self.device() {
+            Ok(Device::Virtual(vdev)) => vdev.slot_bytes().unwrap_or_default(),
+            _ => 0,
+        }
+    }
+
+    /// The MTU that is beyond what `net_af_packet` would set by itself.
+    pub(crate) fn large_af_packet_mtu(&self, device: &Device) -> Option<u16> {
+        let is_af_packet = matches!(device, Device::Virtual(vdev) if vdev.slot_bytes().is_some());
+        self.mtu
+            .filter(|mtu| is_af_packet && *mtu > af_packet::DRIVER_MTU_MAX)
+    }
+
     /// The one device that is configured.
     pub(crate) fn device(&self) -> Result<Device, DpdkError> {
         match (&self.vdev, &self.pci) {
-            (Some(vdev), None) => Ok(Device::Virtual(Vdev::parse(vdev)?)),
+            (Some(vdev), None) => Ok(Device::Virtual(Vdev::parse(vdev)?.sized_for(self.mtu))),
             (None, Some(pci)) => Ok(Device::Pci(check_pci_address(pci)?)),
             (Some(_), Some(_)) => Err(one_device("both are set; remove one of them")),
             (None, None) => Err(one_device("neither is set; a port needs a device")),

@@ -4,6 +4,7 @@
 //! [`Burst`]. What the packets mean is no concern of this crate. Written against DPDK 22.11; 23.11
 //! and 24.11 build too.
 
+mod af_packet;
 mod attach;
 pub mod config;
 pub mod eal;

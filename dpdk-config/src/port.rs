@@ -32,8 +32,9 @@ use std::os::fd::RawFd;
 use dpdk_sys as sys;
 use serde::Serialize;
 
+use crate::af_packet;
 use crate::attach::{Attached, QUEUE, is_driver};
-use crate::config::PortConfig;
+use crate::config::{Device, PortConfig};
 use crate::eal::Eal;
 use crate::error::DpdkError;
 use crate::kernel_interface::{KernelInterface, PacketSocket, packet_sockets};
@@ -94,7 +95,14 @@ impl Port {
         let info = device.info()?;
         let kernel = (info.if_index > 0).then(|| KernelInterface::open(info.if_index));
         let kernel = kernel.and_then(Result::ok);
-        let (mac, mtu) = (mac_of(&device)?, mtu_of(&device, kernel.as_ref())?);
+        let mac = mac_of(&device)?;
+        let configured = config.device()?;
+        let mtu = match (config.large_af_packet_mtu(&configured), &configured) {
+            (Some(wanted), Device::Virtual(vdev)) => {
+                af_packet::large_mtu(vdev, wanted, kernel.as_ref())?
+            }
+            _ => mtu_of(&device, kernel.as_ref())?,
+        };
         Ok(Port {
             packet_socket: is_driver(&info, c"net_af_packet")
                 .then(|| PacketSocket::find(info.if_index, &sockets_before))

@@ -1,6 +1,7 @@
 //! A software device's string, `net_tap0,iface=dtap0`, taken apart and checked, so that a slip in
 //! it is answered with the key at fault and not with a driver's -1.
 
+use crate::af_packet;
 use crate::error::DpdkError;
 use crate::limits::{DEVICE_NAME_BYTES_MAX, INTERFACE_NAME_BYTES_MAX};
 
@@ -31,6 +32,8 @@ pub(crate) struct Vdev {
     pub arguments: String,
     /// The value of `iface=`.
     pub interface: Option<String>,
+    /// The value of `framesz=`: bytes of a slot of `net_af_packet`.
+    slot_bytes: Option<u32>,
 }
 
 impl Vdev {
@@ -38,11 +41,17 @@ impl Vdev {
     pub fn parse(text: &str) -> Result<Vdev, DpdkError> {
         let (name, arguments) = text.split_once(',').unwrap_or((text, ""));
         check_name(text, name)?;
-        let mut interface = None;
+        let (mut interface, mut slot_bytes) = (None, None);
         for argument in arguments.split(',').filter(|_| text.contains(',')) {
             let (key, value) = check_argument(text, name, argument)?;
             if key == "iface" {
                 interface = Some(value.to_owned());
+            }
+            if key == "framesz" && is_driver(name, "net_af_packet") {
+                let bytes = value
+                    .parse()
+                    .map_err(|_| bad(text, "`framesz=` is no number"));
+                slot_bytes = Some(bytes?);
             }
         }
         if is_driver(name, "net_af_packet") && interface.is_none() {
@@ -56,7 +65,30 @@ impl Vdev {
             name: name.to_owned(),
             arguments: arguments.to_owned(),
             interface,
+            slot_bytes,
         })
+    }
+
+    /// The device with slots that take frames of `mtu`, where it has slots and their size was not
+    /// said.
+    pub fn sized_for(mut self, mtu: Option<u16>) -> Vdev {
+        let needed = mtu.map(af_packet::slot_bytes_for);
+        if let Some(bytes) = needed
+            && self.slot_bytes() == Some(af_packet::SLOT_BYTES_DEFAULT)
+            && bytes > af_packet::SLOT_BYTES_DEFAULT
+            && !self.arguments.contains("sz=")
+        {
+            self.slot_bytes = Some(bytes);
+            let block = af_packet::block_bytes_for(bytes);
+            self.arguments += &format!(",framesz={bytes},blocksz={block}");
+        }
+        self
+    }
+
+    /// Bytes of a slot, if `net_af_packet` makes this device.
+    pub fn slot_bytes(&self) -> Option<u32> {
+        let default = af_packet::SLOT_BYTES_DEFAULT;
+        is_driver(&self.name, "net_af_packet").then(|| self.slot_bytes.unwrap_or(default))
     }
 
     /// Whether this device sits on an interface that must exist before.
@@ -169,6 +201,29 @@ mod tests {
             Some("eth0")
         );
         assert_eq!(vdev.needs_interface(), None);
+    }
+
+    #[test]
+    fn slots_fit_the_frames_that_are_expected() {
+        let sized = |text: &str, mtu| Vdev::parse(text).unwrap().sized_for(mtu);
+        let vdev = sized("net_af_packet0,iface=eth0", Some(9000));
+        assert_eq!(vdev.slot_bytes(), Some(9216));
+        assert_eq!(vdev.arguments, "iface=eth0,framesz=9216,blocksz=36864");
+        for mtu in [None, Some(1500), Some(1900)] {
+            let vdev = sized("net_af_packet0,iface=eth0", mtu);
+            assert_eq!(
+                (vdev.slot_bytes(), &*vdev.arguments),
+                (Some(2048), "iface=eth0")
+            );
+        }
+        // What the operator says stays as it is.
+        let vdev = sized("net_af_packet0,iface=eth0,framesz=4096", Some(9000));
+        assert_eq!(
+            (vdev.slot_bytes(), &*vdev.arguments),
+            (Some(4096), "iface=eth0,framesz=4096")
+        );
+        assert_eq!(sized("net_tap0,iface=t", Some(9000)).slot_bytes(), None);
+        assert!(Vdev::parse("net_af_packet0,iface=eth0,framesz=big").is_err());
     }
 
     #[test]

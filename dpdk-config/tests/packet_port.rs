@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{HostEnd, PATIENCE, burst, eal, frame, ip, open, own_network, poll, pool, receive};
-use dpdk_config::{Burst, DpdkError, Port, PortConfig};
+use dpdk_config::{Burst, DpdkError, Mempool, Port, PortConfig};
 
 fn veth(a: &str, b: &str) {
     ip(&format!("link add {a} type veth peer name {b}"));
@@ -182,15 +182,6 @@ fn a_smaller_mtu_of_the_interface_bounds_what_is_sent() {
     };
     let port = Port::open(eal(), &config, &pool).unwrap();
     assert_eq!(port.mtu(), 1400);
-    let config = PortConfig {
-        mtu: Some(9000),
-        ..PortConfig::vdev("net_af_packet10,iface=plva5")
-    };
-    let error = Port::open(eal(), &config, &pool).unwrap_err().to_string();
-    assert!(
-        error.contains("Frame size (9018)") && error.contains("plva5"),
-        "{error}"
-    );
 }
 
 #[test]
@@ -213,4 +204,40 @@ fn a_pool_with_too_little_room_for_a_frame_slot_is_refused() {
     let config = PortConfig::vdev("net_af_packet12,iface=plva6");
     let error = Port::open(eal(), &config, &small).unwrap_err().to_string();
     assert!(error.contains("receive queue"), "{error}");
+}
+
+#[test]
+fn frames_of_an_mtu_of_9000_go_both_ways_where_interface_and_slots_have_room() {
+    own_network();
+    veth("plva9", "plvb9");
+    let small = pool("small");
+    let jumbo = |device: &str| PortConfig {
+        mtu: Some(9000),
+        ..PortConfig::vdev(device)
+    };
+    let large = Mempool::new(eal(), "large", 1023, 0, 9216).unwrap();
+    let open = |device: &str, pool| Port::open(eal(), &jumbo(device), pool);
+    // The slots are larger than these buffers.
+    let refused = open("net_af_packet20,iface=plva9", &small).unwrap_err();
+    assert!(refused.to_string().contains("receive queue"), "{refused}");
+    let refused = open("net_af_packet20,iface=plva9", &large).unwrap_err();
+    assert!(
+        refused.to_string().contains("ip link set plva9 mtu 9000"),
+        "{refused}"
+    );
+    ip("link set plva9 mtu 9000");
+    ip("link set plvb9 mtu 9000");
+    let refused = open("net_af_packet20,iface=plva9,framesz=2048", &large).unwrap_err();
+    assert!(refused.to_string().contains("leave framesz"), "{refused}");
+    let mut a = open("net_af_packet20,iface=plva9", &large).unwrap();
+    let mut b = open("net_af_packet21,iface=plvb9", &large).unwrap();
+    assert_eq!((a.mtu(), a.frame_bytes_max()), (9000, 9018));
+    wait_for_links(&a, &b);
+    let frames: Vec<_> = (0..32).map(|number| frame(number, 9014)).collect();
+    for _ in 0..40 {
+        assert_eq!(a.tx_burst(&mut burst(&large, &frames)), 32);
+        assert_eq!(receive(&mut b, 32), frames);
+        assert_eq!(b.tx_burst(&mut burst(&large, &frames)), 32);
+        assert_eq!(receive(&mut a, 32), frames);
+    }
 }

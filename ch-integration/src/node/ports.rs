@@ -43,11 +43,6 @@ pub(super) struct PortSetup<'a> {
 
 /// Opens a port with a pool of its own, whose buffers take whole frames.
 pub(super) fn open(eal: &Eal, setup: &PortSetup<'_>) -> Result<(Port, Mempool)> {
-    let default = dpdk_config::limits::DATA_ROOM_BYTES_DEFAULT;
-    let room = u16::try_from(setup.frame_bytes_max)
-        .context("the mtu is larger than a packet buffer")?
-        .max(default);
-    let pool = Mempool::new(eal, setup.name, setup.mbufs, MBUF_CACHE, room)?;
     let descriptors = dpdk_config::limits::DESCRIPTORS_DEFAULT;
     let config = setup.port;
     let port_config = dpdk_config::PortConfig {
@@ -58,6 +53,12 @@ pub(super) fn open(eal: &Eal, setup: &PortSetup<'_>) -> Result<(Port, Mempool)> 
         mtu: config.mtu,
         offloads: dpdk_config::OffloadUse::default(),
     };
+    let default = dpdk_config::limits::DATA_ROOM_BYTES_DEFAULT;
+    let slot = port_config.data_room_bytes_min() as usize;
+    let room = u16::try_from(setup.frame_bytes_max.max(slot))
+        .context("the mtu is larger than a packet buffer")?
+        .max(default);
+    let pool = Mempool::new(eal, setup.name, setup.mbufs, MBUF_CACHE, room)?;
     let port = Port::open(eal, &port_config, &pool)?;
     Ok((port, pool))
 }
