@@ -12,6 +12,7 @@ PROFILE ?= dev
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 bin := $(target_dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 RUNS ?= 20
+BOOTS ?= 12
 RANDOM_SEED ?= $(shell echo $$RANDOM)
 SECONDS ?= 60
 
@@ -19,7 +20,8 @@ help:
 	@echo "make demo   protect a VM, kill its host, show what it cost"
 	@echo "make test   every check and every test"
 	@echo "make fuzz   what a guest, a VMM or a peer may send, $(SECONDS) s a target (SECONDS=n, TARGETS=...)"
-	@echo "make soak   $(RUNS) kills at moments that seeds draw (RUNS=n)"
+	@echo "make soak   $(RUNS) kills at moments that seeds draw (RUNS=n), then $(BOOTS) groups under faults"
+	@echo "            whose clients' histories must be linearizable (BOOTS=n, RANDOM_SEED=first seed)"
 	@echo "make perf   what the parts cost, A against B in one run (ONLY=datapath|hasher|replication,"
 	@echo "            PERF=\"--quick\"); make perf-check holds it against what is promised"
 	@echo "make lint   formatting, clippy, licenses and advisories"
@@ -52,10 +54,13 @@ test: build lint
 fuzz: deps
 	.ci/fuzz $(SECONDS) $(TARGETS)
 
-# Moments by seed; then one kill inside each step of a sync; then a card without replication whose
-# VMM and backend die 100 times each.
+# Moments by seed; then one kill inside each step of a sync; then kills, cuts and standstills under
+# clients whose histories are judged; then a card without replication whose VMM and backend die 100
+# times each.
 soak: build
 	.ci/soak $(bin)/plover $(RUNS)
+	PLOVER_LINEAR_BOOTS=$(BOOTS) PLOVER_SEED=$(RANDOM_SEED) cargo test -p plover-tests \
+		--profile $(PROFILE) --test linearizability -- --nocapture --test-threads 1
 	PLOVER_RECONNECTS=100 PLOVER_SEED=$(RANDOM_SEED) cargo test -p plover-tests --profile $(PROFILE) \
 		--test reconnect -- --nocapture --test-threads 1
 

@@ -3,4 +3,5 @@
 
 pub mod e2e;
 pub mod frontend;
+pub mod linear;
 pub mod sim;

@@ -296,7 +296,8 @@ impl Group {
         })
     }
 
-    fn server(&self) -> Result<SocketAddr> {
+    /// The guest's address and port.
+    pub fn server(&self) -> Result<SocketAddr> {
         let text = match self.guest.service {
             Service::Redis => format!("{GUEST_IP}:{GUEST_PORT}"),
             Service::Counter => counter::COUNTER_SERVER.to_owned(),

@@ -22,7 +22,7 @@ pub mod network;
 mod node_config;
 mod options;
 pub mod outage;
-mod resp;
+pub mod resp;
 mod run;
 pub mod table;
 

@@ -1,4 +1,4 @@
-//! The little of redis' protocol that the checking client speaks: commands out, replies in.
+//! The little of redis' protocol that the checking clients speak: commands out, replies in.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,8 @@ const REPLY_WAIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A request in redis' wire form.
-pub(super) fn command(words: &[&[u8]]) -> Vec<u8> {
+#[must_use]
+pub fn command(words: &[&[u8]]) -> Vec<u8> {
     let mut request = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
@@ -22,25 +23,34 @@ pub(super) fn command(words: &[&[u8]]) -> Vec<u8> {
 
 /// A reply, as far as the client needs them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub enum Reply {
+    /// `OK` and the like.
     Status(String),
+    /// The request was refused.
     Error(String),
+    /// A whole number.
+    Number(i64),
+    /// A string; `None`: there is nothing.
+    Text(Option<String>),
+    /// Several strings.
     Array(Vec<Option<String>>),
 }
 
 /// A connection: one reply for each request, in their order.
-pub(super) struct Connection {
+pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
     wait: Duration,
 }
 
 impl Connection {
-    pub(super) fn open(server: SocketAddr) -> io::Result<Self> {
+    /// Connects.
+    pub fn open(server: SocketAddr) -> io::Result<Self> {
         Self::over(TcpStream::connect_timeout(&server, REPLY_WAIT)?, REPLY_WAIT)
     }
 
-    pub(super) fn over(stream: TcpStream, wait: Duration) -> io::Result<Self> {
+    /// Speaks over a stream; a reply is waited for this long.
+    pub fn over(stream: TcpStream, wait: Duration) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LOOK_EVERY.min(wait)))?;
         stream.set_write_timeout(Some(REPLY_WAIT))?;
@@ -51,11 +61,13 @@ impl Connection {
         })
     }
 
-    pub(super) fn send(&mut self, request: &[u8]) -> io::Result<()> {
+    /// Sends a request.
+    pub fn send(&mut self, request: &[u8]) -> io::Result<()> {
         self.stream.write_all(request)
     }
 
-    pub(super) fn reply(&mut self) -> io::Result<Reply> {
+    /// Waits for the next reply.
+    pub fn reply(&mut self) -> io::Result<Reply> {
         let deadline = Instant::now() + self.wait;
         loop {
             if let Some((reply, used)) = parse_reply(&self.buffer)? {
@@ -98,6 +110,11 @@ fn parse_reply(bytes: &[u8]) -> io::Result<Option<(Reply, usize)>> {
     match line.split_at_checked(1) {
         Some(("+", text)) => Ok(Some((Reply::Status(text.to_owned()), at))),
         Some(("-", text)) => Ok(Some((Reply::Error(text.to_owned()), at))),
+        Some((":", text)) => match text.parse() {
+            Ok(value) => Ok(Some((Reply::Number(value), at))),
+            Err(_) => Err(io::Error::other(format!("not a number: {text:?}"))),
+        },
+        Some(("$", _)) => Ok(bulk_at(bytes, 0)?.map(|(text, end)| (Reply::Text(text), end))),
         Some(("*", count)) => {
             let mut values = Vec::new();
             for _ in 0..number(count)? {
@@ -168,6 +185,16 @@ mod tests {
         assert_eq!((reply, used), (Reply::Array(values), array.len() - 5));
         let error = Reply::Error("OOM".to_owned());
         assert_eq!(parse_reply(b"-OOM\r\n").unwrap().unwrap().0, error);
+        assert_eq!(
+            parse_reply(b":-12\r\n").unwrap().unwrap(),
+            (Reply::Number(-12), 6)
+        );
+        assert_eq!(parse_reply(b"$3\r\nab").unwrap(), None);
+        let text = Reply::Text(Some("abc".to_owned()));
+        assert_eq!(parse_reply(b"$3\r\nabc\r\n").unwrap().unwrap(), (text, 9));
+        let nothing = parse_reply(b"$-1\r\n").unwrap().unwrap();
+        assert_eq!(nothing, (Reply::Text(None), 5));
+        assert!(parse_reply(b":x\r\n").is_err());
         assert!(parse_reply(b"?\r\n").is_err());
         assert!(parse_reply(b"*9999999999999\r\n").is_err());
     }

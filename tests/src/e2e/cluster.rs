@@ -56,7 +56,12 @@ pub fn options(settings: &[&str]) -> Result<DemoOptions> {
 impl Cluster {
     /// Starts a group, waits until it is protected and serving, and lets the clients write.
     pub fn start(settings: &[&str]) -> Result<Self> {
-        let mut group = Group::start(&options(settings)?)?;
+        Self::start_with(&options(settings)?)
+    }
+
+    /// As [`Self::start`], with options of the caller's.
+    pub fn start_with(options: &DemoOptions) -> Result<Self> {
+        let mut group = Group::start(options)?;
         group.wait_until_serving()?;
         let client = Some(group.start_client()?);
         Ok(Self { group, client })
@@ -215,6 +220,24 @@ impl Cluster {
     /// Whether a node's log has this text.
     pub fn log_has(&self, host: Host, text: &str) -> Result<bool> {
         Ok(fs::read_to_string(self.file(host, "node.log"))?.contains(text))
+    }
+
+    /// How often a node's log has this text.
+    pub fn log_count(&self, host: Host, text: &str) -> Result<usize> {
+        Ok(fs::read_to_string(self.file(host, "node.log"))?
+            .matches(text)
+            .count())
+    }
+
+    /// Frames that a host's node has put on its uplink, as the host's kernel counts them.
+    pub fn frames_sent(&self, host: Host) -> Result<u64> {
+        let namespace = self.group.network.host(host).name();
+        let arguments = ["-n", namespace, "-s", "-j", "link", "show", "dev", "dtap0"];
+        let output = std::process::Command::new("ip").args(arguments).output()?;
+        let links: Value = serde_json::from_slice(&output.stdout)?;
+        let received = links.pointer("/0/stats64/rx/packets");
+        let received = received.and_then(Value::as_u64);
+        received.context("ip does not tell what the tap received")
     }
 
     /// Stops the load and reads everything back; the checker's report. An error if anything
