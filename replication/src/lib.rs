@@ -12,6 +12,7 @@ pub mod node;
 pub mod output_rule;
 pub mod plan;
 pub mod planted;
+pub mod secure;
 pub mod storage;
 pub mod ticks;
 pub mod transport;
