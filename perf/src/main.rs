@@ -8,6 +8,7 @@ mod commit;
 mod datapath;
 mod digest;
 mod figure;
+mod group;
 mod hugepages;
 mod interrupt;
 mod machine;
@@ -60,6 +61,8 @@ enum Command {
     Card(card::CardArguments),
     /// The sequenced path behind a vhost-user socket, for a frontend of another process.
     Backend(backend::BackendArguments),
+    /// A group of real nodes with real frames, for measurement; tells figures as lines of JSON.
+    Group(group::GroupArguments),
     /// Prints what is promised, as in perf/SPEC.md.
     Promises,
     /// Page digests against a plain read of the same pages, in order and in random order.
@@ -94,6 +97,7 @@ fn main() -> Result<()> {
         Command::Plot { results, svg } => return run::plot(&results, &svg),
         Command::Card(arguments) => return card::run(arguments),
         Command::Backend(arguments) => return backend::run(&arguments),
+        Command::Group(arguments) => return group::run(&arguments),
         Command::Promises => {
             print!("{}", promises::table());
             return Ok(());

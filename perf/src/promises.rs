@@ -1,6 +1,8 @@
 //! What is promised: the one place. The table of perf/SPEC.md is made from it, results are held
 //! against it. A promise equals what was asked for; changing one needs a decision record.
 
+mod replication;
+
 use std::fmt::Write as _;
 
 use crate::datapath::Uplink;
@@ -108,7 +110,7 @@ const ABSOLUTE: &str = "no ratio: it depends on the machine";
 /// Everything that is promised or has to be reported.
 pub fn all() -> Vec<Promise> {
     let mut promises = hasher();
-    promises.extend(replication());
+    promises.extend(replication::all());
     promises.extend(rates());
     promises.extend(steps());
     promises.extend(costs());
@@ -151,25 +153,6 @@ fn hasher() -> Vec<Promise> {
             format!("digest and tag against a plain read, {words}"),
             "ratio",
             reason,
-        ));
-    }
-    promises
-}
-
-fn replication() -> Vec<Promise> {
-    let mut promises = Vec::new();
-    for packets in [1, 32] {
-        promises.push(promise(
-            format!("replication/commit/{packets}x64"),
-            format!("commit of an entry of {packets} x 64 B, three nodes in one thread"),
-            "us",
-            Bound::Reported(ABSOLUTE),
-        ));
-        promises.push(promise(
-            format!("replication/commit-bound/{packets}x64"),
-            "  which bounds the log at",
-            "Mpps",
-            Bound::Reported(ABSOLUTE),
         ));
     }
     promises

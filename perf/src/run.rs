@@ -11,7 +11,7 @@ use crate::figure::Figure;
 use crate::machine::Machine;
 use crate::measured::Measured;
 use crate::promises::{self, Part, Promise};
-use crate::{check, commit, digest, interrupt, plot, proofs, results, table};
+use crate::{check, commit, digest, group, interrupt, placement, plot, proofs, results, table};
 
 /// What to measure and where to put it.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub struct RunArguments {
     /// The data path: only frames of this size.
     #[arg(long)]
     frame_bytes: Option<usize>,
-    /// The data path: these two cores, `frontend,backend`; otherwise the nearest two.
+    /// These two cores, of the data path `frontend,backend`; otherwise the nearest two.
     #[arg(long, value_parser = parse_cores)]
     cores: Option<(usize, usize)>,
     /// The data path: testpmd against itself and nothing of ours.
@@ -34,6 +34,9 @@ pub struct RunArguments {
     /// The data path: only passthrough over uplinks that lead out of the process.
     #[arg(long, conflicts_with_all = ["direction", "frame_bytes", "selftest"])]
     uplinks: bool,
+    /// The log: only this scenario.
+    #[arg(long)]
+    scenario: Option<group::Scenario>,
     /// Fewer and shorter samples.
     #[arg(long)]
     quick: bool,
@@ -76,7 +79,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     for part in parts(arguments.only) {
         match part {
             Part::Hasher => keep(digest::run(digest::MEMORY_MIB, digest::ROUNDS))?,
-            Part::Replication => keep(commit::run(commit::ENTRIES, commit::ROUNDS)?)?,
+            Part::Replication => measure_replication(arguments, &mut keep)?,
             Part::Datapath => measure_datapath(arguments, &machine, &mut keep)?,
         }
     }
@@ -93,6 +96,17 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         draw(path, &[new, old].concat())?;
     }
     Ok(())
+}
+
+fn measure_replication(
+    arguments: &RunArguments,
+    keep: &mut impl FnMut(Vec<Measured>) -> Result<()>,
+) -> Result<()> {
+    if arguments.scenario.is_none() {
+        keep(commit::run(commit::ENTRIES, commit::ROUNDS)?)?;
+    }
+    let cores = placement::choose_cores(arguments.cores)?;
+    group::parent::measure(arguments.scenario, arguments.quick, cores, keep)
 }
 
 fn measure_datapath(
@@ -191,7 +205,8 @@ fn known_round_trips(path: &Path, machine: &Machine) -> Vec<f64> {
         .collect()
 }
 
-fn parse_cores(text: &str) -> Result<(usize, usize), String> {
+/// Two cores, as `0,1`.
+pub fn parse_cores(text: &str) -> Result<(usize, usize), String> {
     let cores = text
         .split_once(',')
         .and_then(|(first, second)| Some((first.parse().ok()?, second.parse().ok()?)));

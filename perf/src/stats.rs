@@ -20,6 +20,11 @@ pub fn median(samples: &[f64]) -> Option<f64> {
     quantile(&sorted(samples), 0.5)
 }
 
+/// The sample below which this share of them lies; none of none.
+pub fn share(samples: &[f64], share: f64) -> Option<f64> {
+    quantile(&sorted(samples), share)
+}
+
 /// Where samples lie; none of none.
 pub fn spread(samples: &[f64]) -> Option<Spread> {
     let sorted = sorted(samples);
@@ -57,6 +62,14 @@ mod tests {
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(&[7.0]), Some(7.0));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn shares_are_counted_from_the_lowest() {
+        let samples: Vec<f64> = (0..=100).rev().map(f64::from).collect();
+        assert_eq!(share(&samples, 0.99), Some(99.0));
+        assert_eq!(share(&samples, 0.0), Some(0.0));
+        assert_eq!(share(&[], 0.5), None);
     }
 
     #[test]

@@ -1,0 +1,252 @@
+//! One node: the real one, with its frames on the wire, and the answers of a driver that has
+//! nothing to wait for.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use plover_types::PacketBurst;
+use replication::core::{Action, CoreConfig, Event, NodeSpec, Notice};
+use replication::epoch::{CopyCommand, CopyEvent};
+use replication::node::{Durability, Node, NodeSetup};
+use replication::plan::OnBackupLoss;
+use replication::transport::TransportConfig;
+use replication::wire::GroupId;
+use tempfile::TempDir;
+
+use super::address::{NODES, id, mac};
+use super::copy;
+use super::wire::Wire;
+
+const TICK: Duration = Duration::from_millis(10);
+/// Bytes behind an Ethernet header that the wire carries.
+const MTU: usize = 1500;
+
+/// Whether frames are encrypted and authenticated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Security {
+    /// As by default.
+    On,
+    /// For trusted wires.
+    #[default]
+    Off,
+}
+
+impl Security {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::On, Self::Off];
+
+    /// Whether the replication port can do so.
+    pub fn is_available(self) -> bool {
+        self == Self::Off
+    }
+
+    /// What its figures are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::On => "encrypted",
+            Self::Off => "plain",
+        }
+    }
+}
+
+/// What a group is like.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    /// Keeps its frames apart from another group's.
+    pub name: &'static str,
+    /// Ticks without a leader before an election.
+    pub election_ticks: u32,
+    /// Whether its frames are encrypted.
+    pub security: Security,
+}
+
+/// Time that a node spent, by step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Frames of peers: taken from the port, checked, put together, decoded, stepped.
+    pub receive: Duration,
+    /// A burst into the log.
+    pub propose: Duration,
+    /// What the core asks: messages encoded, cut into frames, handed to the port.
+    pub send: Duration,
+}
+
+impl Spent {
+    /// All steps.
+    pub fn total(&self) -> Duration {
+        self.receive + self.propose + self.send
+    }
+}
+
+/// A node of a group.
+pub struct Member {
+    number: usize,
+    node: Node,
+    todo: Vec<CopyCommand>,
+    /// What the node told since it was last asked.
+    notes: Vec<(Instant, Notice)>,
+    spent: Spent,
+    is_timed: bool,
+    _state: TempDir,
+}
+
+impl Member {
+    /// The node of this number.
+    pub fn start(number: usize, kind: &Kind) -> Result<Self> {
+        ensure!(
+            kind.security.is_available(),
+            "the replication port does not encrypt yet"
+        );
+        let state = tempfile::tempdir().context("make a folder for the node's identity")?;
+        let node = Node::start(NodeSetup {
+            core: core_config(number, kind),
+            transport: transport_config(number, kind),
+            state_dir: state.path(),
+            durability: Durability::Memory,
+        })
+        .with_context(|| format!("start node {}", number + 1))?;
+        Ok(Self {
+            number,
+            node,
+            todo: Vec::new(),
+            notes: Vec::new(),
+            spent: Spent::default(),
+            is_timed: false,
+            _state: state,
+        })
+    }
+
+    /// A VMM waits here.
+    pub fn offer_guest(&mut self) {
+        let now = self.node.now();
+        let core = self.node.core_mut();
+        core.step(now, Event::Copy(CopyEvent::Ready));
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The node, to deliver from.
+    pub fn node_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    /// Its number, from 0.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Whether its steps are timed from now on; what was spent before is forgotten.
+    pub fn time_steps(&mut self, is_timed: bool) {
+        self.is_timed = is_timed;
+        self.spent = Spent::default();
+    }
+
+    /// What it spent while it was timed.
+    pub fn spent(&self) -> Spent {
+        self.spent
+    }
+
+    /// What it told since the last call.
+    pub fn take_notes(&mut self) -> Vec<(Instant, Notice)> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// One turn, as the poll core takes it: hear the peers, propose, do what the core asks.
+    /// A burst that the log refuses stays in `offer`.
+    #[inline]
+    pub fn turn(&mut self, wire: &mut Wire, offer: &mut Option<PacketBurst>) -> Result<()> {
+        let start = self.is_timed.then(Instant::now);
+        let now = self.node.now();
+        wire.receive(self.number, |frame| {
+            self.node.receive_frame(now, frame);
+        });
+        self.node.poll(now).context("the log in memory failed")?;
+        let received = self.lap(start, |spent| &mut spent.receive);
+        if let Some(burst) = offer.take()
+            && let Err(refused) = self.node.core_mut().propose(now, burst)
+        {
+            *offer = Some(refused);
+        }
+        let proposed = self.lap(received, |spent| &mut spent.propose);
+        self.act(wire);
+        self.lap(proposed, |spent| &mut spent.send);
+        Ok(())
+    }
+
+    #[inline]
+    fn act(&mut self, wire: &mut Wire) {
+        let (number, todo, notes) = (self.number, &mut self.todo, &mut self.notes);
+        self.node.drain(
+            |header, payload| wire.send(number, &[&header[..], payload]),
+            |action| match action {
+                Action::Copy(command) => todo.push(command),
+                Action::Note(notice) => notes.push((Instant::now(), notice)),
+                _ => {}
+            },
+        );
+        wire.flush();
+        if !self.todo.is_empty() {
+            self.answer();
+        }
+    }
+
+    /// What the driver of the copy answers; the core's next actions are done in the next turn.
+    #[cold]
+    fn answer(&mut self) {
+        let now = self.node.now();
+        let core = self.node.core_mut();
+        for command in self.todo.drain(..) {
+            if let Some(event) = copy::answer(core, command) {
+                core.step(now, Event::Copy(event));
+            }
+        }
+    }
+
+    #[inline]
+    fn lap(
+        &mut self,
+        since: Option<Instant>,
+        step: impl FnOnce(&mut Spent) -> &mut Duration,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        *step(&mut self.spent) += now - since?;
+        Some(now)
+    }
+}
+
+fn core_config(own: usize, kind: &Kind) -> CoreConfig {
+    CoreConfig {
+        own: id(own),
+        nodes: (0..NODES)
+            .map(|node| NodeSpec {
+                id: id(node),
+                is_replica: node < 2,
+            })
+            .collect(),
+        tick: TICK,
+        election_ticks: kind.election_ticks,
+        sync_timeout: Duration::from_secs(5),
+        on_backup_loss: OnBackupLoss::Continue,
+        is_durable: false,
+        is_restarted: false,
+        incarnation: 1,
+        host_facts_hash: 0,
+    }
+}
+
+fn transport_config(own: usize, kind: &Kind) -> TransportConfig {
+    TransportConfig {
+        own: id(own),
+        own_mac: mac(own),
+        peers: (0..NODES)
+            .filter(|node| *node != own)
+            .map(|node| (id(node), mac(node)))
+            .collect(),
+        group: GroupId::of(kind.name),
+        mtu: MTU,
+        first_message: 1,
+    }
+}
