@@ -4,6 +4,7 @@
 //! `replication = "off"`), how it is read, and its errors. Whether it makes sense is checked in
 //! `validate`. Nothing is opened or started here.
 
+mod keys;
 mod mac;
 mod plain_nic;
 mod sections;
@@ -16,12 +17,13 @@ use std::{fmt, fs, io};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use keys::{GroupKeys, KeysError};
 pub use mac::{MacAddress, MacAddressError};
 pub use plain_nic::{PlainNicConfig, ReplicationOff};
 pub use sections::{
     DebugConfig, EalConfig, GroupConfig, GuestConfig, HasherConfig, HugePages, NodeKind,
-    OnBackupLoss, PeerConfig, PollConfig, PollMode, PortConfig, ReplicationConfig, SocketMode,
-    SyncConfig, UplinkConfig,
+    OnBackupLoss, PeerConfig, PollConfig, PollMode, PortConfig, ReplicationConfig, Security,
+    SocketMode, SyncConfig, UplinkConfig,
 };
 pub use vmm::{Accel, VmmConfig};
 
@@ -77,6 +79,12 @@ pub struct NodeConfig {
     pub id: u8,
     /// Where this node keeps its log, votes and sockets.
     pub state_dir: PathBuf,
+    /// The file with this node's secret key, made by `plover keygen`; default: `<name>.key` beside
+    /// the configuration. See [`Self::key_file()`].
+    pub key_file: Option<PathBuf>,
+    /// Where the configuration was read: what `key_file` is relative to.
+    #[serde(skip)]
+    pub folder: PathBuf,
     /// What the primary does when it has lost its backup.
     #[serde(default)]
     pub on_backup_loss: OnBackupLoss,
@@ -116,7 +124,8 @@ impl NodeConfig {
 
     /// Checks `text`, which errors attribute to `path`.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = deserialize(path, text)?;
+        let mut config: Self = deserialize(path, text)?;
+        config.folder = path.parent().unwrap_or(Path::new("")).to_owned();
         check(path, validate::problems(&config))?;
         Ok(config)
     }

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use dpdk_config::preflight::{Check, Outcome, PreflightRequest, check as preflight};
 
+use hasher::error::chain;
+
 use crate::config::{Config, EalConfig, HugePages, NodeConfig, PortConfig, VmmConfig};
 use crate::launch::find_binary;
 use crate::vmm::VmmKind;
@@ -38,6 +40,7 @@ fn check_node(config: &NodeConfig) -> Vec<Check> {
     }
     checks.push(kvm_check());
     checks.extend(file_checks(config));
+    checks.extend(keys_check(config));
     checks
 }
 
@@ -146,6 +149,37 @@ fn kvm_check() -> Check {
         fix: (!hardware)
             .then(|| "modprobe kvm_intel or kvm_amd; enable VT-x or SVM in the BIOS".into()),
     }
+}
+
+/// Whether this node's key is its own and nobody else's to read. That no two nodes share one, the
+/// configuration was checked for.
+fn keys_check(config: &NodeConfig) -> Option<Check> {
+    if config.is_alone() {
+        return None;
+    }
+    let (outcome, found, fix) = match config.keys() {
+        Ok(Some(keys)) => {
+            let (file, public) = (config.key_file(), keys.identity.public());
+            (Outcome::Ok, format!("{}, {public}", file.display()), None)
+        }
+        Ok(None) => (
+            Outcome::Warning,
+            "replication.security is off: whoever reaches the links between the hosts can read \
+             and take over the group"
+                .to_owned(),
+            Some("make keys with `plover keygen`, and remove replication.security".to_owned()),
+        ),
+        Err(error) => {
+            // The message says what to do, too.
+            (Outcome::Failed, chain(&error), None)
+        }
+    };
+    Some(Check {
+        name: "keys".to_owned(),
+        outcome,
+        found,
+        fix,
+    })
 }
 
 fn file_checks(config: &NodeConfig) -> Vec<Check> {

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod doctor;
 pub mod error;
 pub mod host_facts;
+pub mod keygen;
 pub mod launch;
 pub mod limits;
 pub mod node;

@@ -47,6 +47,7 @@ kind = "witness"
 mac = "02:00:00:00:00:03"
 [replication]
 port.vdev = "net_null0"
+security = "off"
 "#;
 
 #[test]

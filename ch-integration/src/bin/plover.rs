@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use ch_integration::config::Config;
 use ch_integration::demo::{self, DemoOptions};
 use ch_integration::node::status_text;
-use ch_integration::{doctor, node};
+use ch_integration::{doctor, keygen, node};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -40,6 +40,18 @@ enum Command {
     },
     /// Starts three nodes on this machine, kills the primary under load, and counts what was lost.
     Demo(Box<DemoOptions>),
+    /// Makes the secret key of one node, and prints its public key, which every node's
+    /// configuration lists for it.
+    Keygen {
+        /// The new file; it is readable by its owner only, and never overwritten.
+        file: PathBuf,
+        /// Prints the public key of a file that exists.
+        #[arg(long)]
+        public: bool,
+        /// File and public key as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Checks whether this host can run a node, and says how to fix what it lacks.
     Doctor {
         /// Also checks what this configuration needs.
@@ -61,6 +73,7 @@ fn main() -> ExitCode {
         Command::Node { config } => run_node(&config),
         Command::Status { node, json } => show_status(&node, json),
         Command::Demo(options) => run_demo(&options),
+        Command::Keygen { file, public, json } => run_keygen(&file, public, json),
         Command::Doctor { config, json } => run_doctor(config.as_deref(), json),
     };
     result.unwrap_or_else(|error| {
@@ -81,6 +94,23 @@ fn run_demo(options: &DemoOptions) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn run_keygen(file: &Path, public: bool, json: bool) -> Result<ExitCode> {
+    let report = if public {
+        keygen::show(file)?
+    } else {
+        keygen::create(file)?
+    };
+    if json {
+        println!(
+            "{}",
+            serde_json::to_string(&report).context("write the key")?
+        );
+    } else {
+        println!("{}", report.public_key);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_doctor(config: Option<&Path>, json: bool) -> Result<ExitCode> {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use plover_keys::PublicIdentity;
 use serde::{Deserialize, Serialize};
 
 use super::MacAddress;
@@ -40,6 +41,8 @@ pub struct PeerConfig {
     pub kind: NodeKind,
     /// Ethernet address of its replication port.
     pub mac: MacAddress,
+    /// Its public key, as `plover keygen` printed it.
+    pub public_key: Option<PublicIdentity>,
     /// Where its hasher listens. Replicas only, and only where there are two.
     pub hasher: Option<SocketAddr>,
 }
@@ -60,12 +63,26 @@ pub struct PortConfig {
     pub mtu: Option<u16>,
 }
 
+/// Whether what the nodes say to each other is authenticated and encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Security {
+    /// It is: between nodes, and between hashers.
+    #[default]
+    On,
+    /// It is not: to measure what it costs, on wires that nobody else can reach.
+    Off,
+}
+
 /// `[replication]`: the port to the peers, and Raft's clock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicationConfig {
     /// The port. A node that is alone in its group can do without.
     pub port: Option<PortConfig>,
+    /// On unless it is switched off.
+    #[serde(default)]
+    pub security: Security,
     /// Raft's tick and heartbeat.
     #[serde(default = "default_tick_ms")]
     pub tick_ms: u32,
@@ -78,6 +95,7 @@ impl Default for ReplicationConfig {
     fn default() -> Self {
         Self {
             port: None,
+            security: Security::default(),
             tick_ms: default_tick_ms(),
             election_timeout_ms: default_election_timeout_ms(),
         }

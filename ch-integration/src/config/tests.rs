@@ -9,18 +9,21 @@ id = 7
 id = 1
 kind = "replica"
 mac = "02:00:00:00:01:01"
+public_key = "plover-public-1:JfKKRsOggBdAp4KxcnqPyRMEUaOBpUqUu6z2ghyEzDvShIKUbWtLF0kwd1Meq0H3pVebTC93722EqlaOEgBfNkAxDO4"
 hasher = "10.9.1.1:7400"
 
 [[group.nodes]]
 id = 2
 kind = "replica"
 mac = "02:00:00:00:01:02"
+public_key = "plover-public-1:D6rwvOHAkrY81LCPf4IpF2oaCJdrswt9lOCfHx-ChgOTaUPKPHzqCbHn3ZQPsEXZwZ2-arL6b-_o2bPSUIolN1vckC8"
 hasher = "10.9.1.2:7400"
 
 [[group.nodes]]
 id = 3
 kind = "witness"
 mac = "02:00:00:00:01:03"
+public_key = "plover-public-1:7MXrmPt0cwBdZhWGDMV3aiFQiK7hMrpvHaWGfWzipiMIj8kUJCZ_KliP0zl84oKjCNL5tmpHqw7978nk9H-aYb5pJJ0"
 
 [replication.port]
 vdev = "net_af_packet0,iface=repl0"
@@ -161,7 +164,7 @@ fn an_unknown_key_is_named_with_its_line_in_every_section() {
             "correct the key's spelling",
         ],
     );
-    assert_parts(&text, &["line 40"]);
+    assert_parts(&text, &["line 43"]);
     for section in ["eal", "hasher", "sync", "poll", "debug"] {
         let text = error(&format!("{}\n[{section}]\nno_such_key = 1\n", replica()));
         assert_parts(&text, &["unknown field `no_such_key`", "remove it"]);
@@ -220,10 +223,7 @@ fn the_group_is_two_replicas_and_one_witness() {
             "exactly one node kind = \"witness\"",
         ],
     );
-    let text = error_with(
-        "id = 2\nkind = \"replica\"\nmac = \"02:00:00:00:01:02\"\nhasher = \"10.9.1.2:7400\"",
-        "id = 2\nkind = \"witness\"\nmac = \"02:00:00:00:01:02\"",
-    );
+    let text = error_with("id = 2\nkind = \"replica\"", "id = 2\nkind = \"witness\"");
     assert_parts(&text, &["group.nodes: lists 2 witnesses"]);
     let fourth = "[[group.nodes]]\nid = 4\nkind = \"witness\"\nmac = \"02:00:00:00:01:04\"\n";
     let text = error_with("[replication.port]", &format!("{fourth}[replication.port]"));
@@ -419,7 +419,10 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
         Err(ConfigError::Parse { .. })
     ));
     fs::write(&path, replica()).unwrap();
-    assert_eq!(NodeConfig::load(&path).unwrap(), parse(&replica()).unwrap());
+    let mut loaded = NodeConfig::load(&path).unwrap();
+    assert_eq!(path.parent(), Some(loaded.folder.as_path()));
+    loaded.folder = "/etc/plover".into();
+    assert_eq!(loaded, parse(&replica()).unwrap());
     let file = fs::File::create(&path).unwrap();
     file.set_len(limits::CONFIG_BYTES_MAX + 1).unwrap();
     assert!(matches!(
@@ -540,4 +543,72 @@ fn a_card_without_replication_is_checked_as_a_replicas_is() {
         let error = plain(&PLAIN.replace(from, to)).unwrap_err().to_string();
         assert_parts(&error, &[named]);
     }
+}
+
+#[test]
+fn a_secured_group_knows_each_node_by_a_key_of_its_own() {
+    let config = parse(&replica()).unwrap();
+    assert!(config.is_secured());
+    assert_eq!(config.key_file(), Path::new("/etc/plover/a.key"));
+    let named = parse(&format!("key_file = \"keys/k\"\n{}", replica())).unwrap();
+    assert_eq!(named.key_file(), Path::new("/etc/plover/keys/k"));
+    let named = parse(&format!("key_file = \"/k\"\n{}", replica())).unwrap();
+    assert_eq!(named.key_file(), Path::new("/k"));
+
+    let of_b = replica()
+        .lines()
+        .filter(|line| line.starts_with("public_key"))
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    let text = error_with(&format!("{of_b}\n"), "");
+    assert_parts(
+        &text,
+        &["group.nodes[1].public_key: is missing", "plover keygen"],
+    );
+    let text = replica();
+    let of_a = text.lines().find(|line| line.starts_with("public_key"));
+    let text = error_with(&of_b, of_a.unwrap());
+    assert_parts(
+        &text,
+        &["group.nodes[1].public_key: is that of another node"],
+    );
+    let text = error_with(&of_b, &of_b.replace("D6rw", "D6rv"));
+    assert_parts(&text, &["mistyped"]);
+
+    let off = replica().replace(&of_b, "").replace(
+        "[replication.port]",
+        "[replication]\nsecurity = \"off\"\n[replication.port]",
+    );
+    assert!(!parse(&off).unwrap().is_secured());
+    assert!(!parse(&alone("replica")).unwrap().is_secured());
+}
+
+#[test]
+fn a_key_file_is_read_with_the_configuration_and_must_be_the_nodes_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vm0.toml");
+    let of_a = replica();
+    let of_a = of_a
+        .lines()
+        .find(|line| line.starts_with("public_key"))
+        .unwrap();
+    let load = |public: &str| {
+        let text = replica().replace(of_a, &format!("public_key = \"{public}\""));
+        NodeConfig::parse(&path, &text).unwrap().keys()
+    };
+    let made = crate::keygen::create(&dir.path().join("a.key")).unwrap();
+    let keys = load(&made.public_key.to_string()).unwrap().unwrap();
+    assert_eq!(*keys.identity.public(), made.public_key);
+    assert_eq!(keys.peers.len(), 2);
+
+    let other = crate::keygen::create(&dir.path().join("other.key")).unwrap();
+    let refused = load(&other.public_key.to_string()).unwrap_err().to_string();
+    assert_parts(
+        &refused,
+        &["is not this node's", &made.public_key.to_string()],
+    );
+    std::fs::remove_file(dir.path().join("a.key")).unwrap();
+    let refused = load(&other.public_key.to_string()).unwrap_err().to_string();
+    assert_parts(&refused, &["plover keygen", "a.key"]);
 }

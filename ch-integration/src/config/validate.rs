@@ -17,6 +17,7 @@ pub(super) fn problems(config: &NodeConfig) -> Vec<Problem> {
     let mut found = Found::default();
     names(config, &mut found);
     group(&config.group, &mut found);
+    public_keys(config, &mut found);
     own_role(config, &mut found);
     replication_port(config, &mut found);
     clocks(config, &mut found);
@@ -190,6 +191,29 @@ fn group(group: &GroupConfig, found: &mut Found) {
                     "use another port",
                 );
             }
+            _ => {}
+        }
+    }
+}
+
+/// In a secured group each node is known by a key of its own.
+fn public_keys(config: &NodeConfig, found: &mut Found) {
+    let mut keys = HashSet::new();
+    for (index, node) in config.group.nodes.iter().enumerate() {
+        let key = format!("group.nodes[{index}].public_key");
+        match node.public_key {
+            None if config.is_secured() => found.add(
+                key,
+                "is missing",
+                "make a key on that host with `plover keygen FILE` and write what it prints here, \
+                 on every node; or, for a wire that nobody else can reach, set \
+                 replication.security = \"off\"",
+            ),
+            Some(public) if !keys.insert(public) => found.add(
+                key,
+                "is that of another node, too",
+                "make a key for each node, on its host, with `plover keygen FILE`",
+            ),
             _ => {}
         }
     }

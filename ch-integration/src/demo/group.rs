@@ -1,7 +1,7 @@
 //! A group of three nodes that runs on this machine: started, watched, killed, judged, removed.
 //! What happens to it, and when, is for [`super::run()`] and the end-to-end tests to say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use plover_keys::PublicIdentity;
 
 use super::check::Report;
 use super::client::{self, Client, ClientOptions};
@@ -24,6 +25,7 @@ use super::network::{Host, Network};
 use super::node_config::{GroupPlan, ram_dir};
 use super::options::{DemoOptions, DemoVmm, Guest, KillPlan, Service, Setting, hardware_kvm};
 use super::say;
+use crate::keygen;
 
 /// Until the group must be protected: two boots under emulation, and a fill over all memory.
 const PROTECTED_WAIT: Duration = Duration::from_secs(180);
@@ -108,22 +110,24 @@ impl Group {
     }
 
     fn configure_nodes(&self) -> Result<()> {
+        if Host::ALL.iter().any(|host| self.state_dir(*host).exists()) {
+            bail!(
+                "{} holds an earlier run: name another --run-dir",
+                self.run_dir.display()
+            );
+        }
+        let public_keys = self.make_keys()?;
         let plan = GroupPlan {
             run_name: &self.network.run_name,
             run_dir: &self.run_dir,
             vmm: self.vmm,
             guest: &self.guest,
             election_timeout_ms: self.options.election_timeout_ms,
+            public_keys: &public_keys,
             settings: &self.options.settings,
         };
         for host in Host::ALL {
             let state_dir = self.state_dir(host);
-            if state_dir.exists() {
-                bail!(
-                    "{} holds an earlier run: name another --run-dir",
-                    self.run_dir.display()
-                );
-            }
             fs::create_dir_all(&state_dir).context("create a node's folder")?;
             if host.is_replica() {
                 let ram = ram_dir(&self.network.run_name, host);
@@ -133,6 +137,16 @@ impl Group {
                 .context("write a node's configuration")?;
         }
         Ok(())
+    }
+
+    /// A new key for each node, beside its configuration.
+    fn make_keys(&self) -> Result<BTreeMap<Host, PublicIdentity>> {
+        fs::create_dir_all(&self.run_dir).context("create the run's folder")?;
+        let make = |host: Host| {
+            let file = self.run_dir.join(format!("{}.key", host.name()));
+            Ok((host, keygen::create(&file)?.public_key))
+        };
+        Host::ALL.into_iter().map(make).collect()
     }
 
     /// Starts a node, or starts it again with the configuration that it had.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use plover_keys::PublicIdentity;
+
 use super::network::{HASHER_PORT, Host};
 use super::options::{DemoVmm, Guest, Setting};
 
@@ -23,6 +25,8 @@ pub struct GroupPlan<'a> {
     pub guest: &'a Guest,
     /// Election timeout.
     pub election_timeout_ms: u32,
+    /// Each node's public key.
+    pub public_keys: &'a BTreeMap<Host, PublicIdentity>,
     /// What the command line adds.
     pub settings: &'a [Setting],
 }
@@ -67,7 +71,7 @@ impl GroupPlan<'_> {
                 text.push_str(&format!("{key} = {value}\n"));
             }
             if section == "group" {
-                text.push_str(&peers());
+                text.push_str(&self.peers());
             }
         }
         text
@@ -88,6 +92,29 @@ impl GroupPlan<'_> {
         sections.insert("eal".to_owned(), keys(eal));
         sections.insert("poll".to_owned(), keys([("mode", quoted("adaptive"))]));
         sections
+    }
+
+    fn peers(&self) -> String {
+        let mut text = String::new();
+        for host in Host::ALL {
+            let kind = if host.is_replica() {
+                "replica"
+            } else {
+                "witness"
+            };
+            text.push_str(&format!(
+                "\n[[group.nodes]]\nid = {}\nkind = \"{kind}\"\nmac = \"{}\"\n",
+                host.id(),
+                host.replication_mac(),
+            ));
+            if let Some(public) = self.public_keys.get(&host) {
+                text.push_str(&format!("public_key = \"{public}\"\n"));
+            }
+            if host.is_replica() {
+                text.push_str(&format!("hasher = \"{}:{HASHER_PORT}\"\n", host.sync_ip()));
+            }
+        }
+        text
     }
 
     fn add_replica(&self, host: Host, sections: &mut BTreeMap<String, BTreeMap<String, String>>) {
@@ -130,26 +157,6 @@ fn keys<const N: usize>(pairs: [(&str, String); N]) -> BTreeMap<String, String> 
         .collect()
 }
 
-fn peers() -> String {
-    let mut text = String::new();
-    for host in Host::ALL {
-        let kind = if host.is_replica() {
-            "replica"
-        } else {
-            "witness"
-        };
-        text.push_str(&format!(
-            "\n[[group.nodes]]\nid = {}\nkind = \"{kind}\"\nmac = \"{}\"\n",
-            host.id(),
-            host.replication_mac(),
-        ));
-        if host.is_replica() {
-            text.push_str(&format!("hasher = \"{}:{HASHER_PORT}\"\n", host.sync_ip()));
-        }
-    }
-    text
-}
-
 /// A TOML string. What JSON escapes, TOML's basic strings escape alike.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
@@ -161,6 +168,8 @@ fn path(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use plover_keys::Identity;
+
     use super::super::guest::GuestImage;
     use super::super::options::Service;
     use super::*;
@@ -183,12 +192,15 @@ mod tests {
             "debug.deliver_to_backup=false".parse().unwrap(),
             "debug.record_deliveries=\"{state_dir}/d\"".parse().unwrap(),
         ];
+        let public = |host: Host| *Identity::from_secret([host.id() as u8; 32]).public();
+        let public_keys = Host::ALL.map(|host| (host, public(host))).into();
         let plan = GroupPlan {
             run_name: "4711-0",
             run_dir: Path::new("/var/tmp/plover-demo/4711-0"),
             vmm: DemoVmm::Qemu,
             guest: &guest,
             election_timeout_ms: 250,
+            public_keys: &public_keys,
             settings: &settings,
         };
         plan.config_of(host)
