@@ -28,7 +28,11 @@ impl Core {
             self.lease.reset();
             self.handed_over_at = None;
             self.proposed = LogIndex(0);
+            // The lease counts from a heartbeat that a quorum answers: one goes out now, not with
+            // the next tick. Only a leader's does.
+            self.raft.ping();
         }
+        let raft = &self.raft.raft;
         if (raft.term, raft.leader_id) != self.seen_leader {
             self.seen_leader = (raft.term, raft.leader_id);
             let notice = Notice::Leader {
