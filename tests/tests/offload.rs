@@ -1,71 +1,20 @@
-//! Guests that leave checksums and segmentation to their card: what leaves the uplink is whole, and
-//! a stream arrives as it was sent, across the loss of a host too.
-
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+//! Guests that leave checksums and segmentation to their card and have two queue pairs: what leaves
+//! the uplink is whole, a stream arrives as it was sent, and both pairs carry packets both ways,
+//! across the loss of a host too.
 
 use anyhow::{Context, Result, bail, ensure};
-use ch_integration::demo::guest::{GUEST_IP, GUEST_PORT};
+use ch_integration::demo::guest::GUEST_PORT;
 use ch_integration::demo::network::Host;
 use plover_tests::e2e::capture::{Capture, Seen};
+use plover_tests::e2e::redis::{Redis, value};
+use plover_tests::e2e::vm::{PAIRS, pair_counts};
 use plover_tests::e2e::{self, Cluster};
 
 const VALUE_BYTES: usize = 3 << 20;
-const REPLY_WAIT: Duration = Duration::from_secs(20);
 /// Ethernet header; the guest sends no tags.
 const ETHERNET_BYTES: usize = 14;
-
-/// A connection to the guest's redis, made from the clients' namespace.
-struct Redis(BufReader<TcpStream>);
-
-impl Redis {
-    fn connect(cluster: &Cluster) -> Result<Self> {
-        let address: SocketAddr = format!("{GUEST_IP}:{GUEST_PORT}").parse()?;
-        let client = cluster.group.network.client();
-        let stream = client.enter(|| TcpStream::connect_timeout(&address, REPLY_WAIT))??;
-        stream.set_read_timeout(Some(REPLY_WAIT))?;
-        stream.set_write_timeout(Some(REPLY_WAIT))?;
-        Ok(Self(BufReader::new(stream)))
-    }
-
-    fn set(&mut self, value: &[u8]) -> Result<()> {
-        let stream = self.0.get_mut();
-        write!(stream, "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", value.len())?;
-        stream.write_all(value)?;
-        stream.write_all(b"\r\n")?;
-        ensure!(self.line()? == "+OK", "the value was refused");
-        Ok(())
-    }
-
-    fn get(&mut self) -> Result<Vec<u8>> {
-        self.0
-            .get_mut()
-            .write_all(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n")?;
-        let line = self.line()?;
-        let bytes = line.strip_prefix('$').context("no value")?.parse()?;
-        let mut value = vec![0; bytes];
-        self.0.read_exact(&mut value)?;
-        ensure!(self.line()?.is_empty(), "more than the value came");
-        Ok(value)
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.0.read_line(&mut line).context("read a reply")?;
-        Ok(line.trim_end().to_owned())
-    }
-}
-
-/// Bytes without a period that a frame's length could hide.
-fn value() -> Vec<u8> {
-    let mut state = 1u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    (0..VALUE_BYTES).map(|_| next()).collect()
-}
+/// Connections that count: enough for both queue pairs to have some.
+const CONNECTIONS: u16 = 16;
 
 /// The guest's frames with a payload; each is whole, and none longer than its MTU.
 fn from_guest(seen: &[Seen], mtu: usize) -> Result<Vec<Seen>> {
@@ -88,12 +37,23 @@ fn cut(cluster: &Cluster, host: Host) -> Result<u64> {
     cluster.number(host, "/status/path/transmit_cut")
 }
 
+/// All pairs of the node's copy carry packets in both directions.
+fn check_pairs(cluster: &Cluster, host: Host) -> Result<()> {
+    let pairs = pair_counts(&cluster.status(host)?)?;
+    eprintln!("packets to and from the guest, by pair: {pairs:?}");
+    let used = |(delivered, taken): &(u64, u64)| *delivered > 0 && *taken > 0;
+    ensure!(pairs.len() == usize::from(PAIRS) && pairs.iter().all(used));
+    Ok(())
+}
+
 #[test]
 fn what_a_guest_leaves_unfinished_leaves_the_uplink_finished() -> Result<()> {
     let Some(_turn) = e2e::turn()? else {
         return Ok(());
     };
-    let mut cluster = Cluster::start(&["guest.offloads=true"])?;
+    let vcpus = format!("vmm.vcpus={PAIRS}");
+    let pairs = format!("guest.queue_pairs={PAIRS}");
+    let mut cluster = Cluster::start(&["guest.offloads=true", &vcpus, &pairs])?;
     let (primary, backup) = cluster.roles()?;
     for host in [primary, backup] {
         cluster.wait("the driver's features are known", |cluster| {
@@ -102,13 +62,18 @@ fn what_a_guest_leaves_unfinished_leaves_the_uplink_finished() -> Result<()> {
     }
     let client = cluster.group.network.client();
     let mut capture = client.enter(|| Capture::start("cl0"))??;
-    let mut redis = Redis::connect(&cluster)?;
-    let value = value();
+    let mut redis = Redis::connect(client)?;
+    let value = value(VALUE_BYTES);
     redis.set(&value)?;
     capture.tcp()?;
     let before = cut(&cluster, primary)?;
     ensure!(redis.get()? == value, "the value came back changed");
     let packets = cut(&cluster, primary)? - before;
+    let mut counting = (0..CONNECTIONS)
+        .map(|number| Redis::connect_to(client, number % PAIRS))
+        .collect::<Result<Vec<_>>>()?;
+    counting.iter_mut().try_for_each(Redis::count)?;
+    check_pairs(&cluster, primary)?;
     let frames = from_guest(&capture.tcp()?, 1500)?.len();
     eprintln!("{frames} whole frames left, {packets} packets of the guest were cut");
     ensure!(packets > 0, "the guest cut its packets itself");
@@ -119,6 +84,8 @@ fn what_a_guest_leaves_unfinished_leaves_the_uplink_finished() -> Result<()> {
     })?;
     ensure!(redis.get()? == value, "the stream broke, or its bytes");
     from_guest(&capture.tcp()?, 1500)?;
+    counting.iter_mut().try_for_each(Redis::count)?;
+    check_pairs(&cluster, backup)?;
     cluster.finish()?;
     Ok(())
 }

@@ -4,9 +4,14 @@
 //! Frames that are on the way when one side dies may go with it. None may come twice, none may come
 //! with other bytes, and no descriptor may be lost.
 
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use plover_tests::e2e::card::{Card, CardConfig};
 use plover_tests::e2e::testpmd::{self, Testpmd};
 use plover_tests::e2e::{self, number_of};
@@ -236,6 +241,44 @@ fn wait_for_link(testpmd: &mut Testpmd) -> Result<()> {
     {
         ensure!(Instant::now() < deadline, "testpmd's link stays down");
         std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Connects to the card, and again as soon as it hangs up; whether somebody listened still.
+fn connect_twice(socket: PathBuf) -> Result<JoinHandle<Result<bool>>> {
+    let first = UnixStream::connect(&socket)?;
+    let again = move || {
+        let mut fds = [PollFd::new(first.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE)?;
+        Ok(UnixStream::connect(&socket).is_ok())
+    };
+    Ok(std::thread::spawn(again))
+}
+
+/// Cloud Hypervisor connects again at once, and gives up for good if that connection breaks, too.
+#[test]
+fn a_vmm_that_is_hung_up_on_finds_no_listener_that_is_about_to_go() -> Result<()> {
+    let Some(_turn) = e2e::turn_without_vm(None)? else {
+        return Ok(());
+    };
+    let mut card = Card::start(&CardConfig::default())?;
+    for round in 0..2 * number_of(TIMES.0, TIMES.1) {
+        let vmm = connect_twice(card.socket())?;
+        // It has been accepted.
+        card.status()?;
+        if round % 2 == 0 {
+            card.kill_after(Duration::ZERO, || Ok(()))?;
+        } else {
+            card.stop()?;
+        }
+        let found = vmm.join().map_err(|_| anyhow!("the VMM panicked"))??;
+        ensure!(
+            !found,
+            "the dying backend took a connection, in round {round}"
+        );
+        card.launch()?;
+        card.wait_until_served()?;
     }
     Ok(())
 }

@@ -69,6 +69,10 @@ pub const FAULT_REPORTS: usize = 16;
 /// Pause after a failed accept (out of fds), so that it does not spin.
 pub const ACCEPT_RETRY_MS: u16 = 100;
 
+/// Lowest number of the listening socket's descriptor: above all others that a node has, and below
+/// the usual limit of 1024.
+pub const LISTENER_FD_MIN: i32 = 900;
+
 /// Pause before another try to connect to a VMM that does not listen yet.
 pub const CONNECT_RETRY_MS: u16 = 50;
 

@@ -38,12 +38,34 @@ pub fn start(options: &ClientOptions, at: &Entrance, history: Arc<JsonLines>) ->
 
 /// Asks the counter once for a sign of life (which it counts).
 pub fn ping(server: SocketAddr, wait: Duration) -> io::Result<()> {
-    let socket = connected(server)?;
-    let request = request_of(u32::MAX, 0);
-    socket.send(&request)?;
-    receive(&socket, &request, Instant::now() + wait)?
+    Asker::new(server)?
+        .ask(wait)?
         .map(|_| ())
         .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "no reply"))
+}
+
+/// Asks from one port, again and again.
+pub struct Asker {
+    socket: UdpSocket,
+    seq: u64,
+}
+
+impl Asker {
+    /// From a port of the calling thread's network namespace.
+    pub fn new(server: SocketAddr) -> io::Result<Self> {
+        let socket = connected(server)?;
+        Ok(Self { socket, seq: 0 })
+    }
+
+    /// The count, or none if there is no reply in time.
+    pub fn ask(&mut self, wait: Duration) -> io::Result<Option<u64>> {
+        let request = request_of(u32::MAX, self.seq);
+        self.seq += 1;
+        match self.socket.send(&request) {
+            Err(error) if !passes(&error) => Err(error),
+            _ => receive(&self.socket, &request, Instant::now() + wait),
+        }
+    }
 }
 
 fn run_client(conn: u32, options: &ClientOptions, shared: &Shared) -> Result<()> {

@@ -8,7 +8,7 @@
 pub mod check;
 pub mod client;
 pub mod counter;
-mod cpio;
+pub mod cpio;
 pub mod events;
 pub mod group;
 pub mod guest;

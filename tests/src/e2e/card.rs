@@ -1,4 +1,5 @@
-//! A card without replication, as its process: `plover node` on a configuration of its own.
+//! A card as its process: `plover node` on a configuration of its own, without replication or as a
+//! group of one node.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -6,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ch_integration::demo::group::beside;
+use ch_integration::demo::namespace::Entrance;
 use ch_integration::node::status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,6 +30,8 @@ pub struct CardConfig {
     pub busy: bool,
     /// Lines of `[guest]`.
     pub guest: String,
+    /// The network namespace to run in; none: this one.
+    pub inside: Option<Entrance>,
 }
 
 impl CardConfig {
@@ -47,6 +51,7 @@ impl Default for CardConfig {
             uplink: "net_ring0".to_owned(),
             busy: false,
             guest: String::new(),
+            inside: None,
         }
     }
 }
@@ -54,24 +59,38 @@ impl Default for CardConfig {
 /// A card's process and its folder.
 pub struct Card {
     folder: tempfile::TempDir,
+    inside: Option<Entrance>,
     process: Option<Child>,
 }
 
 impl Card {
     /// Writes the configuration, starts the process, waits until it serves.
     pub fn start(config: &CardConfig) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("plover-nic").tempdir()?;
         let mode = if config.busy { "busy" } else { "adaptive" };
         let text = format!(
-            "name = \"nic0\"\nstate_dir = {:?}\nreplication = \"off\"\n\
+            "replication = \"off\"\n\
              [uplink.port]\nvdev = {:?}\n[guest]\nmac = \"{CARD_MAC}\"\n{}\n[poll]\nmode = \"{mode}\"\n",
+            config.uplink, config.guest,
+        );
+        Self::start_on(|_| text, config.inside.clone())
+    }
+
+    /// As [`Self::start`], with all of the configuration but name and `state_dir`. It may name
+    /// files in the folder that it is given.
+    pub fn start_on(
+        config: impl FnOnce(&Path) -> String,
+        inside: Option<Entrance>,
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("plover-nic").tempdir()?;
+        let text = format!(
+            "name = \"nic0\"\nstate_dir = {:?}\n{}",
             folder.path().join("state"),
-            config.uplink,
-            config.guest,
+            config(folder.path()),
         );
         fs::write(folder.path().join("nic.toml"), text)?;
         let mut card = Self {
             folder,
+            inside,
             process: None,
         };
         card.launch()?;
@@ -86,20 +105,28 @@ impl Card {
             .append(true)
             .create(true)
             .open(self.folder.path().join("node.log"))?;
-        let process = Command::new(beside("plover")?)
+        let mut command = Command::new(beside("plover")?);
+        command
             .arg("node")
             .arg(self.config_path())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("start plover node")?;
-        self.process = Some(process);
+            .stderr(log);
+        let process = match &self.inside {
+            None => command.spawn(),
+            // A thread that has entered a namespace stays there.
+            Some(inside) => std::thread::scope(|scope| {
+                let started = scope.spawn(|| inside.enter().map(|()| command.spawn()));
+                started.join().map_err(|_| anyhow!("a thread panicked"))?
+            })?,
+        };
+        self.process = Some(process.context("start plover node")?);
         Ok(())
     }
 
-    fn wait_until_served(&mut self) -> Result<()> {
+    /// Waits until it answers and listens.
+    pub fn wait_until_served(&mut self) -> Result<()> {
         let deadline = Instant::now() + WAIT_MAX;
         while self.status().is_err() || !self.socket_is_there() {
             let process = self.process.as_mut().context("the card was not started")?;
@@ -194,10 +221,8 @@ impl Card {
         Ok(())
     }
 
-    /// SIGTERM; how it ended.
-    pub fn stop(&mut self) -> Result<ExitStatus> {
-        let pid = self.pid()?;
-        kill(pid, Signal::SIGTERM)?;
+    /// Waits for the process to end by itself; how it ended.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
         let mut process = self.process.take().context("the card does not run")?;
         let deadline = Instant::now() + WAIT_MAX;
         loop {
@@ -207,10 +232,17 @@ impl Card {
             if Instant::now() > deadline {
                 process.kill()?;
                 process.wait()?;
-                bail!("the card did not end on SIGTERM:\n{}", self.log());
+                bail!("the card did not end:\n{}", self.log());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// SIGTERM; how it ended.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let pid = self.pid()?;
+        kill(pid, Signal::SIGTERM)?;
+        self.await_end()
     }
 }
 

@@ -3,14 +3,18 @@
 //! Here is what the scenarios in `tests/tests/` are told with; the group itself is the demo's.
 //! Times and counts are printed, never asserted, but for those that say that something happened.
 
+pub mod cable;
 pub mod capture;
 pub mod card;
 mod cluster;
 pub mod deliveries;
 pub mod frames;
 pub mod memory;
+pub mod redis;
+pub mod talk;
 pub mod testpmd;
 pub mod verifier;
+pub mod vm;
 
 pub use cluster::{Child, Cluster, median, options};
 

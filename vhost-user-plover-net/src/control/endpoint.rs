@@ -1,33 +1,35 @@
 //! Where VMMs come from: they connect to our socket, or we to theirs. One at a time.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::info;
 
-use crate::limits::CONNECT_RETRY_MS;
+use crate::limits::{CONNECT_RETRY_MS, LISTENER_FD_MIN};
 
 /// One end of a vhost-user socket.
 pub(super) struct Endpoint {
     socket: PathBuf,
     /// None: the VMM listens.
-    listener: Option<UnixListener>,
+    listener: Option<Arc<UnixListener>>,
 }
 
 impl Endpoint {
     /// Listens on `socket`, replacing a socket that is there.
     pub(super) fn listen(socket: &Path) -> io::Result<Self> {
         remove_stale(socket)?;
-        let listener = UnixListener::bind(socket)?;
+        let listener = dying_first(UnixListener::bind(socket)?);
         // Accepting must not block: the client may be gone again by then.
         listener.set_nonblocking(true)?;
         info!(socket = %socket.display(), "waiting for a VMM");
         Ok(Self {
             socket: socket.to_owned(),
-            listener: Some(listener),
+            listener: Some(Arc::new(listener)),
         })
     }
 
@@ -38,6 +40,11 @@ impl Endpoint {
             socket: socket.to_owned(),
             listener: None,
         }
+    }
+
+    /// For who is to close it early, if we listen.
+    pub(super) fn listener(&self) -> Option<Arc<UnixListener>> {
+        self.listener.clone()
     }
 
     /// The socket's path.
@@ -68,6 +75,18 @@ impl Drop for Endpoint {
         if self.listener.is_some() {
             let _ = std::fs::remove_file(&self.socket);
         }
+    }
+}
+
+/// The listener under a high number. The kernel lets go of a killed process's files from the highest
+/// number down; a VMM that sees its connection end must not find a listener that is about to go: of
+/// those that connect again at once, Cloud Hypervisor gives up for good if that breaks in turn.
+fn dying_first(listener: UnixListener) -> UnixListener {
+    // A lower limit of open files only takes that certainty away.
+    match fcntl(&listener, FcntlArg::F_DUPFD_CLOEXEC(LISTENER_FD_MIN)) {
+        // SAFETY: a descriptor that was made just now, and is nobody else's.
+        Ok(high) => unsafe { UnixListener::from_raw_fd(high) },
+        Err(_) => listener,
     }
 }
 

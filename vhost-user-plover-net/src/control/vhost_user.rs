@@ -3,14 +3,15 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::shutdown;
 use tracing::{error, info, warn};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
@@ -70,6 +71,7 @@ pub fn channel(config: NicConfig) -> io::Result<(ControlSide, GuestNic)> {
 /// A running server. Ends with [`Self::stop`] or when dropped.
 pub struct VhostUserServer {
     ending: Arc<Ending>,
+    listener: Option<Arc<UnixListener>>,
     counters: Arc<ControlCounters>,
     threads: Vec<JoinHandle<()>>,
     stop_log: Option<Sender<()>>,
@@ -111,6 +113,7 @@ impl VhostUserServer {
         let (stop_log, log_stopped) = bounded(0);
         let mut server = Self {
             ending: Arc::clone(&ending),
+            listener: endpoint.listener(),
             counters: Arc::clone(&counters),
             threads: Vec::new(),
             stop_log: Some(stop_log),
@@ -162,6 +165,10 @@ impl Drop for VhostUserServer {
         {
             let mut connection = lock(&self.ending.connection);
             connection.ended = true;
+            // First: a VMM that is hung up on may come again at once, and would be hung up on again.
+            if let Some(listener) = self.listener.take() {
+                let _ = shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+            }
             if let Some(vmm) = &connection.vmm {
                 let _ = vmm.shutdown(Shutdown::Both);
             }
