@@ -36,7 +36,7 @@ pub struct TrackerFds<'a> {
 pub struct AttachFds<'a> {
     /// The guest's memory, each region with its file.
     pub regions: Vec<(RegionSpec, BorrowedFd<'a>)>,
-    /// The backend's bitmap.
+    /// The backend's log of written pages.
     pub backend_log: BorrowedFd<'a>,
     /// The staging file.
     pub staging: BorrowedFd<'a>,

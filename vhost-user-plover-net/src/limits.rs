@@ -76,10 +76,7 @@ pub const LISTENER_FD_MIN: i32 = 900;
 /// Pause before another try to connect to a VMM that does not listen yet.
 pub const CONNECT_RETRY_MS: u16 = 50;
 
-/// Guest pages of one bitmap word.
-pub const WORD_PAGES: u64 = u64::BITS as u64;
-
-/// Bytes of guest memory that one bit of the written-pages bitmap stands for.
+/// Bytes of guest memory that one mark of the written pages stands for.
 pub const LOG_PAGE_BYTES: u64 = PAGE_BYTES as u64;
 
 const _: () = assert!(QUEUE_SIZE_MAX.is_power_of_two());
@@ -91,9 +88,7 @@ const _: () = assert!(FRAME_BYTES_ORDINARY < FRAME_BYTES_MAX);
 const _: () = assert!(RING_BURST_MAX <= QUEUE_SIZE_MAX as usize);
 const _: () = assert!(NET_HEADER_LEGACY_BYTES < NET_HEADER_BYTES);
 const _: () = assert!(LOG_PAGE_BYTES.is_power_of_two());
-const _: () = assert!(GUEST_ADDRESS_END_MAX.is_multiple_of(LOG_PAGE_BYTES * WORD_PAGES));
-// The bitmap is shared byte by byte and written word by word: the two agree on this only.
-const _: () = assert!(cfg!(target_endian = "little"));
+const _: () = assert!(GUEST_ADDRESS_END_MAX.is_multiple_of(LOG_PAGE_BYTES));
 
 /// Addresses of the guest that are announced after a takeover: enough for a server with a few of
 /// each family. The others are refreshed by the guest's own traffic.

@@ -152,7 +152,7 @@ mod tests {
 
     fn account() -> (WrittenPages, BackendLog) {
         let layout = MemoryMap::new(&[(0, 100)]).expect("valid");
-        let log = memfd(16);
+        let log = memfd(104);
         let ours = BackendLog::map(log.try_clone().expect("dup"), 100).expect("map");
         let backend = BackendLog::map(log, 100).expect("map");
         let source = Source::FullScan(FullScan::new("a test".to_owned()));
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn pages_outside_the_guest_are_ignored() {
         let (mut account, backend) = account();
-        backend.mark(PageIndex(127));
+        backend.mark(PageIndex(103));
         assert!(account.collect(sync(1)).pages.is_empty());
     }
 }

@@ -169,7 +169,7 @@ pub struct Host {
 impl Host {
     pub fn new(pages: u64, listen: SocketAddr, peer: SocketAddr, node_id: u64) -> Self {
         let end = pages + Ram::HOLE_PAGES;
-        let log_file = memfd(end.div_ceil(64) * 8);
+        let log_file = memfd(end);
         let log = BackendLog::map(log_file.try_clone().expect("dup"), end).expect("map");
         Self {
             ram: Ram::new(pages),

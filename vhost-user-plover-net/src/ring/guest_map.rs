@@ -1,6 +1,6 @@
 //! Guest memory as the poll core sees it: a flat table of regions, translated once per memory
 //! table, and bounds-checked look-ups in it. What is copied is for the rings, and what was written
-//! is marked elsewhere (`marker`).
+//! is marked elsewhere (`written_pages`).
 
 use std::ptr::NonNull;
 use std::sync::Arc;

@@ -17,7 +17,6 @@ use super::guest_map::{GuestMap, GuestView};
 use super::layout::{
     AVAILABLE_ENTRY_BYTES, ENTRIES_OFFSET, INDEX_OFFSET, RingFeatures, RingLayout, RingPointers,
 };
-use super::marker::Marker;
 use super::written_pages::WrittenPages;
 
 /// One ring, running.
@@ -28,7 +27,7 @@ pub struct SplitRing {
     pub(super) chains: Chains,
     /// Where packets are looked up.
     pub(super) packets: GuestView,
-    pub(super) marker: Marker,
+    written: Arc<WrittenPages>,
     /// The next chain to take, and the next used entry to write.
     pub(super) next: Wrapping<u16>,
     /// The used index that the guest sees.
@@ -65,7 +64,7 @@ impl SplitRing {
             pointers,
             chains,
             packets: GuestView::new(Arc::clone(map)),
-            marker: Marker::new(Arc::clone(pages)),
+            written: Arc::clone(pages),
             next: position,
             published: position,
             available: position,
@@ -157,7 +156,7 @@ impl SplitRing {
     /// Every write into guest memory ends here.
     #[inline(always)]
     pub(super) fn mark(&mut self, address: u64, bytes: u64) {
-        self.marker.mark(address, bytes);
+        self.written.mark(address, bytes);
         self.packets.map().log_for_vmm(address, bytes);
     }
 }

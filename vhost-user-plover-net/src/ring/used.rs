@@ -63,10 +63,8 @@ impl SplitRing {
         index.store(self.next.0, Ordering::Release);
         self.mark_returned();
         self.published = self.next;
-        // One fence for two ends: our writes must be out before the bitmap is looked at, and our
-        // index before the guest's wish is read, or both sides may miss the other.
+        // Our index must be out before the guest's wish is read, or each side may miss the other.
         fence(Ordering::SeqCst);
-        self.marker.settle_fenced();
         Ok(self.wants_call())
     }
 
@@ -105,7 +103,6 @@ impl SplitRing {
         self.mark(self.layout.used + offset, 2);
         // The guest's next offer must see our wish, or our next look must see its offer.
         fence(Ordering::SeqCst);
-        self.marker.settle_fenced();
     }
 
     /// Whether the guest wants a call for what was published since it was last asked.
@@ -132,7 +129,7 @@ impl SplitRing {
 }
 
 impl Drop for SplitRing {
-    /// What was written and not published is marked all the same; the marker sets it.
+    /// What was written and not published is marked all the same.
     fn drop(&mut self) {
         if self.next != self.published {
             self.mark_returned();

@@ -1,28 +1,36 @@
-//! The set of guest pages that we wrote: a bitmap in a memfd that the hasher maps too. Who
+//! The set of guest pages that we wrote: a byte a page in a memfd that the hasher maps too. Who
 //! collects, and when, is not decided here.
 //!
-//! One bit per 4 KiB page, bit n of byte n/8 is guest page n. A bit is set after the write that
-//! it stands for; the hasher clears a word, then reads the pages. So a write is seen either by
-//! that read or by the next collection. How the rings keep to that is told in `marker`.
+//! Byte n is guest page n of 4 KiB, 1 if it was written. The byte is stored after the write that
+//! it stands for, with Release; the hasher clears a byte with one exchange, then reads the page:
+//!
+//! ```text
+//!   write page ; store 1        the exchange finds the 1: what was written before it is seen by
+//!                               the read that follows
+//!                               the exchange came before: the next one finds the 1
+//! ```
+//!
+//! So a write is seen either by that read or by the next collection, and the poll core neither
+//! looks at what is there nor waits for its own stores: a bit would take both (decision 0018).
 
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::limits::{LOG_PAGE_BYTES, WORD_PAGES};
+use crate::limits::LOG_PAGE_BYTES;
 
-/// The bitmap, mapped.
+/// The marks, mapped.
 pub struct WrittenPages {
     file: Arc<File>,
-    words: NonNull<AtomicU64>,
-    word_count: usize,
+    marks: NonNull<AtomicU8>,
+    page_count: u64,
     map_bytes: NonZeroUsize,
     is_off: bool,
 }
@@ -33,7 +41,7 @@ unsafe impl Send for WrittenPages {}
 unsafe impl Sync for WrittenPages {}
 
 impl WrittenPages {
-    /// A new bitmap, all clear, for guest addresses below `guest_end`.
+    /// No page written yet, for guest addresses below `guest_end`.
     pub fn create(guest_end: u64) -> io::Result<Self> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create(c"plover-written-pages", flags)?);
@@ -42,7 +50,7 @@ impl WrittenPages {
         Self::map(Arc::new(file), guest_end)
     }
 
-    /// A bitmap that nothing is marked in, to measure what marking costs. Never under protection:
+    /// Marks that are not made, to measure what marking costs. Never under protection:
     /// the hasher would miss what we write.
     pub fn off() -> io::Result<Self> {
         let mut pages = Self::create(LOG_PAGE_BYTES)?;
@@ -50,13 +58,7 @@ impl WrittenPages {
         Ok(pages)
     }
 
-    /// Whether writes are to be marked in it.
-    #[inline]
-    pub(super) fn is_on(&self) -> bool {
-        !self.is_off
-    }
-
-    /// The same bitmap, longer: the same memfd, so no mark is lost and older mappings stay
+    /// The same marks, longer: the same memfd, so none is lost and older mappings stay
     /// valid for the pages that they cover.
     pub fn grown(&self, guest_end: u64) -> io::Result<Self> {
         let mut pages = Self::map(Arc::clone(&self.file), guest_end)?;
@@ -65,8 +67,8 @@ impl WrittenPages {
     }
 
     fn map(file: Arc<File>, guest_end: u64) -> io::Result<Self> {
-        let word_count = guest_end.div_ceil(LOG_PAGE_BYTES * WORD_PAGES).max(1);
-        let file_bytes = (word_count * 8).next_multiple_of(LOG_PAGE_BYTES);
+        let page_count = guest_end.div_ceil(LOG_PAGE_BYTES).max(1);
+        let file_bytes = page_count.next_multiple_of(LOG_PAGE_BYTES);
         if file.metadata()?.len() < file_bytes {
             file.set_len(file_bytes)?;
         }
@@ -85,8 +87,8 @@ impl WrittenPages {
         }?;
         Ok(Self {
             file,
-            words: start.cast(),
-            word_count: word_count as usize,
+            marks: start.cast(),
+            page_count,
             map_bytes,
             is_off: false,
         })
@@ -98,56 +100,59 @@ impl WrittenPages {
         &self.file
     }
 
-    /// Pages that the bitmap covers, from guest physical address 0.
-    #[must_use]
-    pub fn pages(&self) -> u64 {
-        self.word_count as u64 * WORD_PAGES
-    }
-
     /// Whether it reaches up to guest address `guest_end`.
     #[must_use]
     pub fn covers(&self, guest_end: u64) -> bool {
-        guest_end <= self.pages() * LOG_PAGE_BYTES
+        guest_end <= self.page_count * LOG_PAGE_BYTES
     }
 
     /// Whether guest page `page` is marked.
     #[must_use]
     pub fn is_marked(&self, page: u64) -> bool {
-        let word = (page / WORD_PAGES) as usize;
-        word < self.word_count
-            && self.word(word).load(Ordering::Acquire) & (1 << (page % WORD_PAGES)) != 0
+        page < self.page_count && self.of(page).load(Ordering::Acquire) != 0
     }
 
-    /// Takes and clears the marks of the 64 pages from `word * 64` on, as the hasher does.
+    /// Takes and clears the mark of guest page `page`, as the hasher does.
     #[must_use]
-    pub fn collect_word(&self, word: usize) -> u64 {
-        if word < self.word_count {
-            self.word(word).swap(0, Ordering::SeqCst)
-        } else {
-            0
-        }
+    pub fn collect(&self, page: u64) -> bool {
+        page < self.page_count && self.of(page).swap(0, Ordering::AcqRel) != 0
     }
 
-    /// Sets a page's bit, unless it is set: a look is cheaper than a locked instruction.
-    #[inline]
-    pub(super) fn set(&self, page: u64) {
-        let word = self.word((page / WORD_PAGES) as usize);
-        let bit = 1 << (page % WORD_PAGES);
-        if word.load(Ordering::Relaxed) & bit == 0 {
-            word.fetch_or(bit, Ordering::SeqCst);
-        }
+    /// Takes and clears all marks.
+    pub fn collect_all(&self) {
+        (0..self.page_count).for_each(|page| _ = self.collect(page));
     }
 
-    #[inline]
-    fn word(&self, word: usize) -> &AtomicU64 {
-        // Addresses were checked against the regions that the bitmap was made for: beyond it is
-        // a bug of ours.
+    /// Marks the pages of `bytes` bytes from guest address `address` on, which were written.
+    ///
+    /// First and last page without asking whether they are the same one: how buffers lie over
+    /// pages has no pattern that a branch could be predicted by.
+    #[inline(always)]
+    pub fn mark(&self, address: u64, bytes: u64) {
+        if bytes == 0 || self.is_off {
+            return;
+        }
+        let first = address / LOG_PAGE_BYTES;
+        let last = (address + (bytes - 1)) / LOG_PAGE_BYTES;
+        // Addresses were checked against the regions that this was made for: beyond it is a bug
+        // of ours.
         assert!(
-            word < self.word_count,
-            "guest page beyond the written-pages bitmap"
+            first <= last && last < self.page_count,
+            "guest page beyond the written pages"
         );
-        // SAFETY: in bounds of a live mapping, page-aligned, only ever used as atomics.
-        unsafe { self.words.add(word).as_ref() }
+        self.of(first).store(1, Ordering::Release);
+        self.of(last).store(1, Ordering::Release);
+        if bytes > LOG_PAGE_BYTES {
+            (first..last).for_each(|page| self.of(page).store(1, Ordering::Release));
+        }
+    }
+
+    #[inline(always)]
+    fn of(&self, page: u64) -> &AtomicU8 {
+        debug_assert!(page < self.page_count);
+        // SAFETY: every caller has compared `page` with `page_count`; in bounds of a live
+        // mapping, only ever used as atomics.
+        unsafe { self.marks.add(page as usize).as_ref() }
     }
 }
 
@@ -155,6 +160,6 @@ impl Drop for WrittenPages {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's own and nothing borrows from it any more. It can
         // only fail for a range that was never mapped.
-        let _ = unsafe { munmap(self.words.cast(), self.map_bytes.get()) };
+        let _ = unsafe { munmap(self.marks.cast(), self.map_bytes.get()) };
     }
 }

@@ -149,11 +149,6 @@ fn check_marks(before: &[(u64, Vec<u8>)], driver: &Driver, pages: &WrittenPages)
     assert!(unmarked.is_empty(), "changed but not marked: {unmarked:x?}");
 }
 
-/// Clears all marks, as a collection by the hasher does.
-fn collect_all(pages: &WrittenPages) {
-    (0..pages.pages() / 64).for_each(|word| _ = pages.collect_word(word as usize));
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -183,7 +178,7 @@ proptest! {
                 driver.offer(head);
                 heads.push(u32::from(head));
             }
-            collect_all(&pages);
+            pages.collect_all();
             let before = snapshot(&memory);
             prop_assert_eq!(ring.offered(), Ok(burst.len() as u16));
             for (frame, _) in burst {
@@ -217,7 +212,7 @@ proptest! {
         let mut scratch = ReceiveScratch::default();
         for frame in &packets {
             let mut refusals = 0;
-            collect_all(&pages);
+            pages.collect_all();
             let mut before = snapshot(&memory);
             while !deliver(&mut ring, &mut scratch, frame).unwrap() {
                 prop_assert_eq!(snapshot(&memory), before, "a refused frame leaves no trace");

@@ -1,55 +1,51 @@
-//! The bitmap of written pages, and the test that every changed page is in it.
+//! The log of written pages, and the test that every changed page is in it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::ring::{Marker, WrittenPages};
+use crate::ring::WrittenPages;
 use crate::test_driver::{Driver, layout, memory, modern, snapshot, unmarked_changes};
 
 const MIB: u64 = 1 << 20;
 
-fn bit_in_file(file: &File, page: u64) -> bool {
+fn mark_in_file(file: &File, page: u64) -> bool {
     let mut byte = [0];
-    file.read_exact_at(&mut byte, page / 8).unwrap();
-    byte[0] & (1 << (page % 8)) != 0
+    file.read_exact_at(&mut byte, page).unwrap();
+    byte[0] != 0
 }
 
 #[test]
-fn bit_n_of_byte_n_eighths_is_page_n() {
-    let pages = Arc::new(WrittenPages::create(MIB).unwrap());
-    let mut marker = Marker::new(Arc::clone(&pages));
-    marker.mark(4095, 2);
-    marker.mark(200 * 4096, 1);
-    marker.mark(100 * 4096, 0);
-    marker.settle();
+fn byte_n_is_page_n() {
+    let pages = WrittenPages::create(MIB).unwrap();
+    pages.mark(4095, 2);
+    pages.mark(100 * 4096, 0);
+    pages.mark(200 * 4096, 1);
+    pages.mark(210 * 4096 + 4095, 2 * 4096);
     for page in 0..256 {
-        let expected = [0, 1, 200].contains(&page);
-        assert_eq!(bit_in_file(pages.file(), page), expected, "page {page}");
+        let expected = [0, 1, 200, 210, 211, 212].contains(&page);
+        assert_eq!(mark_in_file(pages.file(), page), expected, "page {page}");
         assert_eq!(pages.is_marked(page), expected, "page {page}");
     }
-    assert_eq!(pages.collect_word(3), 1 << 8);
+    assert!(pages.collect(200) && !pages.collect(200));
     assert!(!pages.is_marked(200) && pages.is_marked(0));
+    pages.collect_all();
+    assert!((0..256).all(|page| !pages.is_marked(page)));
 }
 
 #[test]
-fn a_grown_bitmap_keeps_its_marks_and_its_file() {
-    let pages = Arc::new(WrittenPages::create(MIB).unwrap());
-    let mut marker = Marker::new(Arc::clone(&pages));
-    marker.mark(5 * 4096, 1);
-    marker.settle();
+fn what_has_grown_keeps_its_marks_and_its_file() {
+    let pages = WrittenPages::create(MIB).unwrap();
+    pages.mark(5 * 4096, 1);
     assert!(!pages.covers(1 << 30));
     let grown = pages.grown(1 << 40).unwrap();
     assert!(grown.covers(1 << 40));
     assert!(grown.is_marked(5));
     // Marks through the shorter one, still in use by a ring, are not lost.
-    marker.mark(6 * 4096, 1);
-    marker.settle();
+    pages.mark(6 * 4096, 1);
     assert!(grown.is_marked(6));
-    let mut late = Marker::new(Arc::new(grown));
-    late.mark((1 << 40) - 1, 1);
-    late.settle();
-    assert!(bit_in_file(pages.file(), (1 << 28) - 1));
+    grown.mark((1 << 40) - 1, 1);
+    assert!(mark_in_file(pages.file(), (1 << 28) - 1));
     assert!(
         pages.file().set_len(0).is_err(),
         "nobody can cut it short under us"
@@ -86,11 +82,8 @@ fn the_vmms_own_log_is_kept_only_when_it_asks() {
 }
 
 #[test]
-fn a_bitmap_that_is_off_takes_no_marks() {
-    let off = WrittenPages::off().unwrap();
-    let pages = Arc::new(off.grown(64 * 4096).unwrap());
-    let mut marker = Marker::new(Arc::clone(&pages));
-    marker.mark(3 * 4096, 10);
-    marker.settle();
+fn what_is_off_takes_no_marks() {
+    let pages = WrittenPages::off().unwrap().grown(64 * 4096).unwrap();
+    pages.mark(3 * 4096, 10);
     assert!((0..64).all(|page| !pages.is_marked(page)));
 }
