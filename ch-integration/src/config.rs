@@ -85,6 +85,10 @@ pub struct NodeConfig {
     /// Where the configuration was read: what `key_file` is relative to.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// Whether the group runs already and this node takes the place of a lost one. `group.nodes` then
+    /// names the group as it will be.
+    #[serde(default)]
+    pub join: bool,
     /// What the primary does when it has lost its backup.
     #[serde(default)]
     pub on_backup_loss: OnBackupLoss,

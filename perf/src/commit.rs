@@ -66,9 +66,9 @@ impl Group {
     /// Three nodes, the first primary and serving.
     fn start() -> Result<Self> {
         let members: Vec<NodeSpec> = (1..=3)
-            .map(|id| NodeSpec {
-                id: NodeId(id),
-                is_replica: id != 3,
+            .map(|id| match id {
+                3 => NodeSpec::witness(id),
+                _ => NodeSpec::replica(id),
             })
             .collect();
         let ids: Vec<NodeId> = members.iter().map(|node| node.id).collect();
@@ -78,6 +78,7 @@ impl Group {
                 let config = CoreConfig {
                     own: *own,
                     nodes: members.clone(),
+                    joins: false,
                     tick: TICK,
                     election_ticks: 15,
                     sync_timeout: Duration::from_secs(5),

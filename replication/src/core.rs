@@ -5,45 +5,58 @@
 //! Order of actions is order of execution. `Send`s of what must be durable first come only after
 //! the matching [`Event::Persisted`].
 
+mod apply;
+mod failover;
 mod lead;
 mod log;
+mod membership;
 mod messages;
 mod types;
+mod view;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
 use plover_types::limits::GROUP_SIZES;
-use plover_types::{
-    Generation, LogEntry, LogIndex, Mode, NodeId, Packet, PacketBurst, Position, SyncId, SyncKind,
-    Term,
-};
-use raft::eraftpb::{Entry, HardState, Message};
+use plover_types::{Generation, LogIndex, NodeId, Packet, PacketBurst, Position, SyncId};
+use raft::eraftpb::Message;
 use raft::{RawNode, StateRole};
 
 use crate::epoch::{CopyCommand, CopyEvent, LocalCopy};
-use crate::group::{Applied, GroupState};
+use crate::group::{GroupState, names_members};
 use crate::input::InputCursor;
 use crate::lease::Lease;
 use crate::limits::{
     APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, CLOCK_DRIFT_PERMILLE, ELECTION_GRACE_TICKS,
-    ELECTION_STAGGER_TICKS, LOG_BYTES_MAX, PEER_LOST_TIMEOUTS, RETRY_AFTER_ABORT, RETRY_AFTER_FILL,
-    RETRY_AFTER_FILL_MAX, UNCOMMITTED_BYTES_MAX,
+    ELECTION_STAGGER_TICKS, LOG_BYTES_MAX, PEER_LOST_TIMEOUTS, RETRY_AFTER_FILL,
+    UNCOMMITTED_BYTES_MAX,
 };
 use crate::output_rule::{self, OutputPolicy};
 use crate::storage::LogStorage;
 use crate::wire::CopyReport;
 
-pub use types::{Action, CoreConfig, CoreCounters, CoreError, Event, NodeSpec, Notice, Persist};
+pub use failover::{FailoverProgress, FailoverRefused};
+pub use membership::members_at_start;
+pub use plover_types::NodeSpec;
+pub use types::{Action, CoreConfig, CoreCounters, CoreError, Event, Notice, Persist};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PeerState {
     spec: NodeSpec,
     /// When a snapshot was last sent to it.
     snapshot_sent: Option<Duration>,
     /// When it came, on the clock and in this node's ticks.
     report: Option<(Duration, u64, CopyReport)>,
+}
+
+impl PeerState {
+    fn new(spec: NodeSpec) -> Self {
+        Self {
+            spec,
+            snapshot_sent: None,
+            report: None,
+        }
+    }
 }
 
 /// Messages that wait for a Ready to be durable.
@@ -94,6 +107,12 @@ pub struct Core {
     /// The guest ran here once.
     has_run: bool,
     is_mute: bool,
+    /// The last planned failover that was asked for here.
+    failover: Option<failover::Failover>,
+    /// The log lists this node.
+    is_member: bool,
+    /// The last node that was heard after it was replaced.
+    gone_heard: Option<NodeId>,
     counters: CoreCounters,
 }
 
@@ -122,12 +141,15 @@ impl Core {
         if is_alone && (config.is_durable || !config.nodes[0].is_replica) {
             return Err(CoreError::Alone(own));
         }
-        let mut group = GroupState::default();
+        let mut group = GroupState::of(members_at_start(&config));
         let mut applied = LogIndex(0);
         if let Some((index, _, data)) = storage.snapshot_data()
             && !data.is_empty()
         {
             group = GroupState::decode(data.clone()).ok_or(CoreError::Snapshot)?;
+            if !names_members(data) {
+                group.set_members(members_at_start(&config));
+            }
             applied = index;
             storage.set_commit(applied);
         }
@@ -145,15 +167,15 @@ impl Core {
             .nodes
             .iter()
             .filter(|node| node.id != own)
-            .map(|spec| PeerState {
-                spec: *spec,
-                snapshot_sent: None,
-                report: None,
-            })
+            .map(|spec| PeerState::new(spec.clone()))
             .collect();
         let mut cursor = InputCursor::default();
         cursor.seek(Position::start_of(applied.next()));
-        Ok(Self {
+        let is_member = group.members().standing(own).is_some();
+        let mut core = Self {
+            is_member,
+            gone_heard: None,
+            failover: None,
             votes_from: if config.is_restarted {
                 now + withheld
             } else {
@@ -190,7 +212,11 @@ impl Core {
             is_mute: false,
             counters: CoreCounters::default(),
             config,
-        })
+        };
+        if *core.group.members() != members_at_start(&core.config) {
+            core.follow_members();
+        }
+        Ok(core)
     }
 
     /// Takes one event; what is to be done comes out of [`Self::take_actions`].
@@ -203,6 +229,7 @@ impl Core {
                 self.ticks += 1;
                 self.raft.tick();
                 self.give_up_lost_snapshots();
+                self.watch_failover();
             }
             Event::Receive(envelope) => self.receive(envelope),
             Event::Persisted(number) => self.persisted(number),
@@ -382,89 +409,6 @@ impl Core {
         output_rule::policy(self.config.own, self.group.role(), sync, closed)
     }
 
-    /// The committed state.
-    #[must_use]
-    pub fn group(&self) -> &GroupState {
-        &self.group
-    }
-
-    /// This node's copy.
-    #[must_use]
-    pub fn copy(&self) -> &LocalCopy {
-        &self.copy
-    }
-
-    /// The next packet to deliver.
-    #[must_use]
-    pub fn position(&self) -> Position {
-        self.cursor.position()
-    }
-
-    /// Index up to which the log is applied.
-    #[must_use]
-    pub fn applied(&self) -> LogIndex {
-        self.applied
-    }
-
-    /// The leader that this node knows, and the term.
-    #[must_use]
-    pub fn leader(&self) -> (Option<NodeId>, Term) {
-        let leader = self.raft.raft.leader_id;
-        (
-            (leader != raft::INVALID_ID).then_some(NodeId(leader)),
-            Term(self.raft.raft.term),
-        )
-    }
-
-    /// The last report of each peer, and when it came.
-    pub fn reports(&self) -> impl Iterator<Item = (NodeId, Duration, &CopyReport)> {
-        self.peers.iter().filter_map(|peer| {
-            peer.report
-                .as_ref()
-                .map(|(at, _, report)| (peer.spec.id, *at, report))
-        })
-    }
-
-    /// Whether the other replica says that it is idle (or there is none to wait for).
-    #[must_use]
-    pub fn backup_is_idle(&self) -> bool {
-        self.peers
-            .iter()
-            .filter(|peer| peer.spec.is_replica)
-            .all(|peer| peer.report.is_none_or(|(_, _, report)| report.idle))
-    }
-
-    /// Counts of what was refused.
-    #[must_use]
-    pub fn counters(&self) -> &CoreCounters {
-        &self.counters
-    }
-
-    /// The entry at `index`, for checkers.
-    #[must_use]
-    pub fn log_entry(&self, index: LogIndex) -> Option<(Term, Bytes)> {
-        let entry = self.raft.raft.raft_log.store().entry(index)?;
-        Some((Term(entry.term), entry.data.clone()))
-    }
-
-    /// Term, vote and commit, as last handed out to be persisted.
-    #[must_use]
-    pub fn hard_state(&self) -> &HardState {
-        self.raft.raft.raft_log.store().hard_state()
-    }
-
-    /// The last entry that the log no longer has, and its term.
-    #[must_use]
-    pub fn compacted(&self) -> Option<(LogIndex, Term)> {
-        Some(self.raft.raft.raft_log.store().compacted()).filter(|(index, _)| index.0 > 0)
-    }
-
-    /// Bytes of log in memory.
-    #[must_use]
-    pub fn log_bytes(&self) -> usize {
-        self.raft.raft.raft_log.store().bytes()
-    }
-
     fn leads(&self) -> bool {
         self.raft.raft.state == StateRole::Leader && self.leads_since_term == self.raft.raft.term
     }
@@ -489,91 +433,6 @@ impl Core {
                 break;
             }
         }
-    }
-
-    fn apply(&mut self, committed: &[Entry]) {
-        for entry in committed {
-            self.applied = LogIndex(entry.index);
-            if entry.term == self.raft.raft.term && self.raft.raft.state == StateRole::Leader {
-                self.leads_since_term = entry.term;
-            }
-            // Input was checked when it came into the log, and changes nothing here.
-            if entry.data.is_empty() || LogEntry::is_input(&entry.data) {
-                continue;
-            }
-            match LogEntry::decode(&entry.data) {
-                Ok(entry) => self.apply_control(&entry),
-                Err(_) => self.counters.entries_malformed += 1,
-            }
-        }
-        if let Some(last) = committed.last() {
-            self.raft.advance_apply_to(last.index);
-            self.compact();
-        }
-    }
-
-    fn apply_control(&mut self, entry: &LogEntry) {
-        let applied = self.group.apply(self.applied, entry);
-        let actions = &mut self.actions;
-        match applied {
-            Applied::Ignored => self.counters.entries_ignored += 1,
-            Applied::Input => {}
-            Applied::Role { sync, .. } => {
-                if let Some(sync) = sync.filter(|sync| !sync.ended) {
-                    actions.push(Action::AbortEpoch(sync.id));
-                    actions.push(Action::Note(Notice::SyncAborted(sync)));
-                }
-                if let Some(role) = self.group.role() {
-                    if role.mode == Mode::Protected {
-                        self.fill_wait = RETRY_AFTER_FILL;
-                    }
-                    actions.push(Action::Note(Notice::Role(*role)));
-                }
-                self.aborted_in_a_row = 0;
-                self.not_before = self.now;
-                self.handed_over_at = None;
-            }
-            Applied::SyncBegan(sync) => {
-                actions.push(Action::Note(Notice::SyncBegan(sync)));
-                self.sync_began_at = self.now;
-                self.sync_wanted = false;
-            }
-            Applied::SyncEnded { sync, position, .. } => {
-                actions.push(Action::EndEpoch(sync.id));
-                actions.push(Action::Note(Notice::SyncEnded { sync, position }));
-                self.aborted_in_a_row = 0;
-            }
-            Applied::SyncAborted(sync) => {
-                actions.push(Action::AbortEpoch(sync.id));
-                actions.push(Action::Note(Notice::SyncAborted(sync)));
-                self.aborted_in_a_row += 1;
-                let wait = match sync.kind {
-                    SyncKind::Delta => RETRY_AFTER_ABORT,
-                    SyncKind::Fill => {
-                        let wait = self.fill_wait;
-                        self.fill_wait = (wait * 2).min(RETRY_AFTER_FILL_MAX);
-                        wait
-                    }
-                };
-                self.not_before = self.now + wait;
-            }
-        }
-        let (cursor, index) = (&mut self.cursor, self.applied);
-        self.copy
-            .on_applied(self.config.own, self.group.role(), &applied, |command| {
-                match command {
-                    CopyCommand::Begin { sync, .. } => cursor.set_barrier(Some(sync.0)),
-                    CopyCommand::Boot => cursor.seek(Position::start_of(index.next())),
-                    _ => {}
-                }
-                actions.push(Action::Copy(command));
-            });
-    }
-
-    /// The generation of the committed role.
-    #[must_use]
-    pub fn generation(&self) -> Generation {
-        self.group.generation()
     }
 }
 

@@ -284,7 +284,7 @@ impl LocalCopy {
         mut command: impl FnMut(CopyCommand),
     ) {
         match *applied {
-            Applied::Ignored | Applied::Input => {}
+            Applied::Ignored | Applied::Input | Applied::Members { .. } => {}
             Applied::Role { replaced, .. } => {
                 if let Some(role) = role {
                     self.on_role(own, role, replaced.is_none(), &mut command);

@@ -1,5 +1,5 @@
-//! What the committed log says of the group: the role and the sync in flight. The same on every
-//! node that applied the same entries.
+//! What the committed log says of the group: its members, the role and the sync in flight. The same
+//! on every node that applied the same entries.
 //!
 //! ```text
 //!            SyncBegin(i)                 SyncEnd(i), delta
@@ -16,6 +16,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use plover_types::{
     Certificate, Generation, LogEntry, LogIndex, Position, RoleEntry, SyncId, SyncKind,
 };
+use raft::eraftpb::ConfState;
+
+use crate::members::Members;
 
 /// A sync that `SyncBegin` opened and nothing closed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub struct SyncInFlight {
 }
 
 /// What applying an entry changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Applied {
     /// The entry was proposed under another role, or names a sync that is not in flight.
     Ignored,
@@ -55,20 +58,59 @@ pub enum Applied {
     },
     /// The sync is given up.
     SyncAborted(SyncInFlight),
+    /// Others belong to the group from here on.
+    Members {
+        /// What raft-rs knew until now.
+        before: ConfState,
+    },
 }
 
 /// The replicated state of the group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupState {
+    members: Members,
     role: Option<RoleEntry>,
     sync: Option<SyncInFlight>,
     /// The last sync that ended, and its position.
     last_end: Option<(SyncId, Position)>,
 }
 
-const SNAPSHOT_VERSION: u8 = 1;
+/// Version 1 had no members: a node that reads it takes those of its configuration.
+const SNAPSHOT_VERSION: u8 = 2;
+
+/// What raft-rs has to know of the members in a snapshot's bytes; none if they are no group's, or
+/// say nothing of members.
+pub(crate) fn conf_state_of(snapshot: &Bytes) -> Option<ConfState> {
+    let group = GroupState::decode(snapshot.clone())?;
+    names_members(snapshot).then(|| group.members.conf_state())
+}
+
+/// Whether a snapshot is of a version that has members (a node that joins has none yet).
+pub(crate) fn names_members(snapshot: &Bytes) -> bool {
+    snapshot.first().is_some_and(|version| *version > 1)
+}
 
 impl GroupState {
+    /// The state of a group of these members that has decided nothing yet.
+    #[must_use]
+    pub fn of(members: Members) -> Self {
+        Self {
+            members,
+            ..Self::default()
+        }
+    }
+
+    /// Who belongs to the group.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Puts the members of a configuration where a snapshot of an older version has none.
+    pub(crate) fn set_members(&mut self, members: Members) {
+        self.members = members;
+    }
+
     /// The committed role.
     #[must_use]
     pub fn role(&self) -> Option<&RoleEntry> {
@@ -138,6 +180,14 @@ impl GroupState {
                     .take()
                     .map_or(Applied::Ignored, Applied::SyncAborted)
             }
+            LogEntry::Members(ref entry) => {
+                let before = self.members.conf_state();
+                if self.members.apply(entry) {
+                    Applied::Members { before }
+                } else {
+                    Applied::Ignored
+                }
+            }
         }
     }
 
@@ -192,6 +242,7 @@ impl GroupState {
                 out.put_u32_le(position.packet);
             }
         }
+        self.members.encode(&mut out);
         out.freeze()
     }
 
@@ -199,7 +250,8 @@ impl GroupState {
     #[must_use]
     pub fn decode(mut bytes: Bytes) -> Option<Self> {
         let mut state = Self::default();
-        if bytes.try_get_u8().ok()? != SNAPSHOT_VERSION {
+        let version = bytes.try_get_u8().ok()?;
+        if !(1..=SNAPSHOT_VERSION).contains(&version) {
             return None;
         }
         let role_length = usize::from(bytes.try_get_u8().ok()?);
@@ -238,13 +290,17 @@ impl GroupState {
             }
             _ => return None,
         }
+        if version > 1 {
+            state.members = Members::decode(&bytes)?;
+            return Some(state);
+        }
         bytes.is_empty().then_some(state)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use plover_types::{CopySet, Mode, NodeId};
+    use plover_types::{CopySet, Mode, NodeId, NodeSpec};
     use proptest::prelude::*;
 
     use super::*;
@@ -355,11 +411,27 @@ mod tests {
         state.apply(LogIndex(1), &role(1, 1));
         state.apply(LogIndex(2), &begin(1, SyncKind::Fill));
         state.apply(LogIndex(3), &end(1, 2));
+        let mut state = GroupState {
+            members: Members::of(&[NodeSpec::replica(1)]),
+            ..state
+        };
         assert_eq!(GroupState::decode(state.encode()), Some(state.clone()));
+        state.set_members(Members::default());
         let encoded = state.encode();
         for length in 0..encoded.len() {
             assert_eq!(GroupState::decode(encoded.slice(..length)), None);
         }
+    }
+
+    #[test]
+    fn a_snapshot_without_members_is_one_of_the_version_before() {
+        let mut state = GroupState::default();
+        state.apply(LogIndex(1), &role(1, 1));
+        let mut old = BytesMut::from(&state.encode()[..]);
+        // Its members: version, ids gone, count.
+        old.truncate(old.len() - 17);
+        old[0] = 1;
+        assert_eq!(GroupState::decode(old.freeze()), Some(state));
     }
 
     proptest! {

@@ -32,8 +32,8 @@ struct Round {
 pub struct Lease {
     rounds: VecDeque<Round>,
     next_number: u64,
-    /// Acknowledgements by others that make a quorum with the leader itself.
-    acks_needed: usize,
+    /// Nobody else is there to elect another.
+    is_alone: bool,
     length: Duration,
     until: Duration,
 }
@@ -50,7 +50,7 @@ impl Lease {
         Self {
             rounds: VecDeque::with_capacity(LEASE_ROUNDS_MAX),
             next_number: 1,
-            acks_needed: nodes / 2,
+            is_alone: nodes == 1,
             length,
             until: Duration::ZERO,
         }
@@ -72,7 +72,13 @@ impl Lease {
     }
 
     /// A follower answered a round. Unknown rounds and repeated answers count for nothing.
-    pub fn acknowledge(&mut self, from: NodeId, number: u64) {
+    /// `is_quorum`: whether these followers and the leader can decide.
+    pub fn acknowledge(
+        &mut self,
+        from: NodeId,
+        number: u64,
+        is_quorum: impl Fn(&[NodeId]) -> bool,
+    ) {
         let Some(at) = self.rounds.iter().position(|round| round.number == number) else {
             return;
         };
@@ -80,13 +86,14 @@ impl Lease {
         if !round.acknowledged.contains(&from) {
             round.acknowledged.push(from);
         }
-        if round.acknowledged.len() >= self.acks_needed {
+        if is_quorum(&round.acknowledged) {
             self.until = self.until.max(round.sent + self.length);
             self.rounds.drain(..=at);
         }
     }
 
-    /// Leadership was lost or newly won: what was earned under another term is worth nothing.
+    /// Leadership was lost or newly won, or others belong to the group: what was earned under another
+    /// term or from another quorum is worth nothing.
     pub fn reset(&mut self) {
         self.rounds.clear();
         self.until = Duration::ZERO;
@@ -95,7 +102,7 @@ impl Lease {
     /// Whether the lease holds at `now`.
     #[must_use]
     pub fn holds(&self, now: Duration) -> bool {
-        self.acks_needed == 0 || now < self.until
+        self.is_alone || now < self.until
     }
 
     /// The end of the lease, on the driver's clock.
@@ -108,6 +115,10 @@ impl Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn majority_of_three(followers: &[NodeId]) -> bool {
+        !followers.is_empty()
+    }
 
     const TICK: Duration = Duration::from_millis(10);
 
@@ -128,7 +139,7 @@ mod tests {
         let mut lease = Lease::new(3, TICK, 15);
         let round = lease.start_round(ms(1000));
         assert!(!lease.holds(ms(1000)));
-        lease.acknowledge(NodeId(2), round);
+        lease.acknowledge(NodeId(2), round, majority_of_three);
         assert!(lease.holds(ms(1108)));
         assert!(!lease.holds(ms(1109)), "110 ms less 1 % of drift");
     }
@@ -138,9 +149,9 @@ mod tests {
         let mut lease = Lease::new(3, TICK, 15);
         let old = lease.start_round(ms(0));
         let new = lease.start_round(ms(100));
-        lease.acknowledge(NodeId(2), new);
+        lease.acknowledge(NodeId(2), new, majority_of_three);
         let until = lease.until();
-        lease.acknowledge(NodeId(3), old);
+        lease.acknowledge(NodeId(3), old, majority_of_three);
         assert_eq!(lease.until(), until);
     }
 
@@ -148,10 +159,11 @@ mod tests {
     fn in_a_group_of_five_one_follower_twice_is_no_quorum() {
         let mut lease = Lease::new(5, TICK, 15);
         let round = lease.start_round(ms(0));
-        lease.acknowledge(NodeId(2), round);
-        lease.acknowledge(NodeId(2), round);
+        let of_five = |followers: &[NodeId]| followers.len() >= 2;
+        lease.acknowledge(NodeId(2), round, of_five);
+        lease.acknowledge(NodeId(2), round, of_five);
         assert!(!lease.holds(ms(1)));
-        lease.acknowledge(NodeId(3), round);
+        lease.acknowledge(NodeId(3), round, of_five);
         assert!(lease.holds(ms(1)));
     }
 
@@ -160,7 +172,7 @@ mod tests {
         let mut lease = Lease::new(3, TICK, 15);
         let round = lease.start_round(ms(0));
         lease.reset();
-        lease.acknowledge(NodeId(2), round);
+        lease.acknowledge(NodeId(2), round, majority_of_three);
         assert!(!lease.holds(ms(1)));
     }
 }

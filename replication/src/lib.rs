@@ -8,6 +8,7 @@ pub mod identity;
 pub mod input;
 pub mod lease;
 pub mod limits;
+pub mod members;
 pub mod node;
 pub mod output_rule;
 pub mod plan;

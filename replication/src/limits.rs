@@ -56,6 +56,9 @@ pub const ELECTION_GRACE_TICKS: usize = 2;
 /// on a backup whose node lives and whose hasher or VMM does not.
 pub const ABORTED_IN_A_ROW_MAX: u32 = 5;
 
+/// Entries that a newcomer may lack when it is given its vote: those that are under way.
+pub const CAUGHT_UP_ENTRIES: u64 = 64;
+
 /// Rounds of raft-rs's output that wait for the disk; beyond it messages from peers are refused, as
 /// if they were lost on the way.
 pub const AWAITING_PERSIST_MAX: usize = 256;

@@ -6,18 +6,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use plover_types::NodeId;
+use plover_types::limits::GROUP_NODES_MAX;
+use plover_types::{LogIndex, NodeId, NodeSpec, Term};
 
-use crate::core::{Action, Core, CoreConfig, CoreError, Event, Persist};
+use crate::core::{Action, Core, CoreConfig, CoreError, Event, Persist, members_at_start};
 use crate::durable::{
-    DurableError, DurableLog, DurableWriter, Owner, PersistRequest, SnapshotChange, SnapshotState,
-    SubmitError,
+    DurableError, DurableLog, DurableWriter, Owner, PersistRequest, Recovered, SnapshotChange,
+    SnapshotState, SubmitError,
 };
+use crate::group::GroupState;
 use crate::identity::{IdentityError, claim_in_memory};
 use crate::storage::{LogError, LogStorage};
 use crate::ticks::Ticks;
-use crate::transport::{HEADER, Transport, TransportConfig, TransportCounters, TransportError};
-use crate::wire::{self, GroupId};
+use crate::transport::{
+    HEADER, Mac, Transport, TransportConfig, TransportCounters, TransportError,
+};
+use crate::wire::{self, GroupId, WireError};
 
 /// Where a node keeps its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +33,10 @@ pub enum Durability {
     Memory,
 }
 
+/// Reads a member's address out of its place; none if there is none that this node can use.
+pub type Locate = Box<dyn Fn(&NodeSpec) -> Option<Mac> + Send>;
+
 /// What a node is made with.
-#[derive(Debug)]
 pub struct NodeSetup<'a> {
     /// The core; `is_durable` and `is_restarted` are filled in here.
     pub core: CoreConfig,
@@ -40,6 +46,8 @@ pub struct NodeSetup<'a> {
     pub state_dir: &'a Path,
     /// Whether the log is on disk.
     pub durability: Durability,
+    /// Where members are that the log names.
+    pub locate: Locate,
 }
 
 /// Why a node could not start.
@@ -81,13 +89,40 @@ pub struct Node {
     /// Requests that the writer had no room for, in order.
     unsubmitted: Vec<PersistRequest>,
     own: NodeId,
+    /// Those that are listened to.
     members: Vec<NodeId>,
+    /// Where they are, and where those are that were members before.
+    peers: Vec<(NodeId, Mac)>,
+    locate: Locate,
     group: GroupId,
     started: Instant,
     ticks: Ticks,
     message: BytesMut,
     last_persist: u64,
     counters: NodeCounters,
+}
+
+/// A log that is new notes the members that its group starts with: a configuration may be another
+/// when the node starts again.
+fn note_members(
+    log: &mut DurableLog,
+    recovered: &mut Recovered,
+    core: &CoreConfig,
+) -> Result<(), DurableError> {
+    if *recovered != Recovered::default() {
+        return Ok(());
+    }
+    let start = SnapshotState {
+        index: LogIndex(0),
+        term: Term(0),
+        data: GroupState::of(members_at_start(core)).encode(),
+    };
+    log.append(&[PersistRequest {
+        snapshot: Some(SnapshotChange::Taken(start.clone())),
+        ..PersistRequest::default()
+    }])?;
+    recovered.snapshot = Some(start);
+    Ok(())
 }
 
 impl Node {
@@ -101,22 +136,26 @@ impl Node {
             transport,
             state_dir,
             durability,
+            locate,
         } = setup;
+        let peers = transport.peers.clone();
         let group = transport.group;
         let owner = Owner {
             group,
             node: core.own,
         };
-        let members: Vec<NodeId> = core.nodes.iter().map(|node| node.id).collect();
+        let members = members_at_start(&core);
+        let voters: Vec<NodeId> = members.list().iter().map(|it| it.spec.id).collect();
         let (storage, writer) = match durability {
             Durability::Memory => {
                 claim_in_memory(state_dir, owner)?;
-                (LogStorage::new(&members), None)
+                (LogStorage::new(&voters), None)
             }
             Durability::Disk => {
-                let (log, recovered) = DurableLog::open(state_dir, owner)?;
+                let (mut log, mut recovered) = DurableLog::open(state_dir, owner)?;
+                note_members(&mut log, &mut recovered, &core)?;
                 core.is_restarted = recovered.hard_state.term > 0;
-                let storage = LogStorage::restore(&members, &recovered)?;
+                let storage = LogStorage::restore(&voters, &recovered)?;
                 (storage, Some(DurableWriter::start(log)?))
             }
         };
@@ -128,7 +167,9 @@ impl Node {
             writer,
             unsubmitted: Vec::new(),
             own,
-            members,
+            members: peers.iter().map(|(node, _)| *node).collect(),
+            peers,
+            locate,
             group,
             started: Instant::now(),
             ticks: Ticks::new(tick, Duration::ZERO),
@@ -191,11 +232,15 @@ impl Node {
         };
         let members = &self.members;
         let own = self.own;
-        let known = |node| node != own && members.contains(&node);
+        let known = |node| members.contains(&node);
         match wire::decode(bytes, self.group, own, known) {
             Ok(envelope) if envelope.from == sender => {
                 self.core.step(now, Event::Receive(envelope));
                 true
+            }
+            Err(WireError::From(node)) if self.core.is_gone(node) => {
+                self.core.heard_gone(node);
+                false
             }
             _ => {
                 self.counters.messages_malformed += 1;
@@ -245,11 +290,33 @@ impl Node {
                         ..PersistRequest::default()
                     });
                 }
+                Action::Members(specs) => {
+                    self.follow_members(&specs);
+                    act(Action::Members(specs));
+                }
                 other => act(other),
             }
         }
         self.core.recycle(actions);
         count
+    }
+
+    /// Frames go to these from now on. Those that were members are still heard, to be told apart from
+    /// strangers, unless another has their address now.
+    fn follow_members(&mut self, specs: &[NodeSpec]) {
+        let others = specs.iter().filter(|spec| spec.id != self.own);
+        let known = std::mem::take(&mut self.peers);
+        let place_of = |spec: &NodeSpec| {
+            let mut known = known.iter().filter(|(node, _)| *node == spec.id);
+            (self.locate)(spec).or_else(|| known.next().map(|(_, mac)| *mac))
+        };
+        let located = others.filter_map(|spec| Some((spec.id, place_of(spec)?)));
+        let mut peers: Vec<_> = located.collect();
+        self.members = peers.iter().map(|(node, _)| *node).collect();
+        let is_new = |(node, _): &&(NodeId, Mac)| !self.members.contains(node);
+        peers.extend(known.iter().filter(is_new).take(GROUP_NODES_MAX));
+        self.transport.set_peers(&peers);
+        self.peers = peers;
     }
 
     fn persist(&mut self, persist: Persist) {

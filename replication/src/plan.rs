@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use plover_types::{CopySet, LogEntry, Mode, NodeId, RoleEntry, SyncId, SyncKind};
+use plover_types::{
+    CopySet, LogEntry, LogIndex, Mode, NodeId, RoleEntry, Standing, SyncId, SyncKind,
+};
 
 use crate::epoch::{LocalCopy, Progress};
 use crate::group::{GroupState, SyncInFlight};
@@ -38,6 +40,10 @@ pub struct Peer<'a> {
     pub heard_at_tick: u64,
     /// It answered this leader, in this term and since raft-rs last asked whether it is there.
     pub answers: bool,
+    /// What its word counts.
+    pub standing: Standing,
+    /// It has the log up to a little before its end.
+    pub has_log: bool,
 }
 
 /// Everything that the decision depends on.
@@ -57,6 +63,8 @@ pub struct View<'a> {
     pub uplink_up: bool,
     /// A sync is due: both copies idle, or a bound reached.
     pub sync_wanted: bool,
+    /// A planned failover: to which node, after a sync that began behind this entry.
+    pub failover: Option<(NodeId, LogIndex)>,
     /// How long the sync in flight has been.
     pub sync_age: Duration,
     /// When to give a sync up.
@@ -86,6 +94,9 @@ pub enum Plan {
 /// proposal of its own in the log.
 #[must_use]
 pub fn plan(view: &View<'_>) -> Plan {
+    if let Some(entry) = members_step(view) {
+        return Plan::Propose(entry);
+    }
     let Some(role) = view.group.role() else {
         return first_role(view);
     };
@@ -108,11 +119,31 @@ pub fn plan(view: &View<'_>) -> Plan {
         // Clients cannot reach this host, and can reach the other one.
         return hand_over(view, role);
     }
+    if let Some((to, since)) = view.failover
+        && is_synced_since(view, backup, since)
+        && backup.id == to
+    {
+        return Plan::HandOver(to);
+    }
     match view.group.sync() {
         None => begin(view, role, backup),
         Some(sync) if sync.ended => finish_fill(view, sync, backup),
         Some(sync) => end_or_abort(view, sync, backup),
     }
+}
+
+/// The next step of a replacement that waits for nothing: out of a joint list at once, whoever leads;
+/// and a witness is given its vote once it has the log. (A replica: once its copy is loaded.)
+fn members_step(view: &View<'_>) -> Option<LogEntry> {
+    let members = view.group.members();
+    if let Some(entry) = members.left_joint() {
+        return Some(LogEntry::Members(entry));
+    }
+    let learner = members.learner().filter(|learner| !learner.is_replica)?;
+    let peer = view.peers.iter().find(|peer| peer.id == learner.id)?;
+    (peer.report.is_some() && peer.answers && peer.has_log)
+        .then(|| members.promoted().map(LogEntry::Members))
+        .flatten()
 }
 
 /// A group that never had a role: a replica whose VMM waits becomes the first primary.
@@ -145,12 +176,28 @@ fn hand_over(view: &View<'_>, role: &RoleEntry) -> Plan {
     find_peer(view, can)
 }
 
+/// Whether the backup runs the copy of a sync that began behind entry `since`.
+fn is_synced_since(view: &View<'_>, backup: &Peer<'_>, since: LogIndex) -> bool {
+    let last = view
+        .group
+        .last_end()
+        .filter(|_| view.group.sync().is_none());
+    let report = backup.report.filter(|_| backup.answers);
+    match (last, report.map(|report| report.copy)) {
+        (Some((sync, _)), Some(CopyState::Loaded { sync: loaded })) => {
+            sync == loaded && sync.0 > since
+        }
+        _ => false,
+    }
+}
+
 fn find_peer(view: &View<'_>, fits: impl Fn(&Peer<'_>, &CopyReport) -> bool) -> Plan {
     // One that answers: a report may be of a node that has died since, and raft-rs gives a
     // transfer to it up only after an election timeout. Of several, the one heard last.
     view.peers
         .iter()
-        .filter(|peer| peer.answers && peer.report.is_some_and(|report| fits(peer, report)))
+        .filter(|peer| peer.answers && peer.standing.votes())
+        .filter(|peer| peer.report.is_some_and(|report| fits(peer, report)))
         .max_by_key(|peer| peer.heard_at_tick)
         .map_or(Plan::Wait, |peer| Plan::HandOver(peer.id))
 }
@@ -270,6 +317,14 @@ fn finish_fill(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan 
         return abort(view, sync.id);
     };
     match report.copy {
+        // Protected means that the other copy could take over, so it needs its vote first.
+        CopyState::Loaded { sync: loaded } if loaded == sync.id && !backup.standing.votes() => {
+            let promoted = view.group.members().promoted();
+            match promoted.filter(|_| backup.answers && backup.has_log) {
+                Some(entry) => Plan::Propose(LogEntry::Members(entry)),
+                None => Plan::Wait,
+            }
+        }
         CopyState::Loaded { sync: loaded } if loaded == sync.id => {
             propose_role(view, Mode::Protected, &[view.own, backup.id])
         }
@@ -305,272 +360,4 @@ fn propose_role(view: &View<'_>, mode: Mode, valid: &[NodeId]) -> Plan {
 }
 
 #[cfg(test)]
-mod tests {
-    use plover_types::{Certificate, Generation, LogIndex, Position};
-
-    use super::*;
-    use crate::epoch::Side;
-
-    const ME: NodeId = NodeId(1);
-    const OTHER: NodeId = NodeId(2);
-    const WITNESS: NodeId = NodeId(3);
-    const SYNC: SyncId = SyncId(LogIndex(9));
-
-    fn report(copy: CopyState) -> CopyReport {
-        CopyReport {
-            sequence: 1,
-            incarnation: 1,
-            generation: Generation(1),
-            applied: LogIndex(20),
-            copy,
-            delivered: Position::default(),
-            idle: true,
-            uplink_up: true,
-            host_facts_hash: 5,
-        }
-    }
-
-    /// A group in its first generation, with a sync in flight if one is given.
-    fn group(primary: NodeId, mode: Mode, valid: &[NodeId], sync: Option<SyncKind>) -> GroupState {
-        let mut group = GroupState::default();
-        let generation = Generation(1);
-        let valid = CopySet::of(valid);
-        let role = LogEntry::Role(RoleEntry {
-            generation,
-            primary,
-            mode,
-            valid,
-        });
-        group.apply(LogIndex(1), &role);
-        if let Some(kind) = sync {
-            group.apply(SYNC.0, &LogEntry::SyncBegin { generation, kind });
-        }
-        group
-    }
-
-    struct Scene {
-        group: GroupState,
-        copy: LocalCopy,
-        other: Option<CopyReport>,
-        other_answers: bool,
-        change: fn(&mut View<'_>),
-    }
-
-    fn decide(scene: &Scene) -> Plan {
-        let witness = report(CopyState::None);
-        let peers = [
-            Peer {
-                id: OTHER,
-                is_replica: true,
-                report: scene.other.as_ref(),
-                heard_at_tick: 7,
-                answers: scene.other_answers,
-            },
-            Peer {
-                id: WITNESS,
-                is_replica: false,
-                report: Some(&witness),
-                heard_at_tick: 7,
-                answers: true,
-            },
-        ];
-        let mut view = View {
-            own: ME,
-            group: &scene.group,
-            copy: &scene.copy,
-            peers: &peers,
-            host_facts_hash: 5,
-            uplink_up: true,
-            sync_wanted: true,
-            sync_age: Duration::ZERO,
-            sync_timeout: Duration::from_secs(5),
-            aborted_in_a_row: 0,
-            aborted_max: 5,
-            fill_allowed: true,
-            on_backup_loss: OnBackupLoss::Continue,
-        };
-        (scene.change)(&mut view);
-        plan(&view)
-    }
-
-    fn protected(other: Option<CopyState>) -> Scene {
-        Scene {
-            group: group(ME, Mode::Protected, &[ME, OTHER], None),
-            copy: LocalCopy::Running { loaded: None },
-            other: other.map(report),
-            other_answers: true,
-            change: |_| {},
-        }
-    }
-
-    fn is_role(plan: &Plan, mode: Mode) -> bool {
-        matches!(plan, Plan::Propose(LogEntry::Role(role)) if role.mode == mode && role.primary == ME)
-    }
-
-    fn is_begin(plan: &Plan, wanted: SyncKind) -> bool {
-        matches!(plan, Plan::Propose(LogEntry::SyncBegin { kind, .. }) if *kind == wanted)
-    }
-
-    fn is_abort(plan: &Plan) -> bool {
-        matches!(plan, Plan::Propose(LogEntry::SyncAbort { sync: SYNC, .. }))
-    }
-
-    #[test]
-    fn a_protected_primary_syncs_with_a_backup_that_runs() {
-        assert!(is_begin(
-            &decide(&protected(Some(CopyState::Running))),
-            SyncKind::Delta
-        ));
-        let unwanted = Scene {
-            change: |view| view.sync_wanted = false,
-            ..protected(Some(CopyState::Running))
-        };
-        assert_eq!(decide(&unwanted), Plan::Wait);
-    }
-
-    #[test]
-    fn a_silent_or_void_backup_is_given_up_or_waited_for_as_configured() {
-        for other in [None, Some(CopyState::Void), Some(CopyState::None)] {
-            assert!(
-                is_role(&decide(&protected(other)), Mode::Unprotected),
-                "{other:?}"
-            );
-            let stall = Scene {
-                change: |view| view.on_backup_loss = OnBackupLoss::Stall,
-                ..protected(other)
-            };
-            assert_eq!(decide(&stall), Plan::Wait, "{other:?}");
-        }
-        let refill = Scene {
-            change: |view| view.on_backup_loss = OnBackupLoss::Stall,
-            ..protected(Some(CopyState::Ready))
-        };
-        assert!(is_begin(&decide(&refill), SyncKind::Fill));
-    }
-
-    #[test]
-    fn a_backup_that_does_not_come_up_after_a_sync_is_given_up() {
-        let loading = || protected(Some(CopyState::Loading { sync: SYNC }));
-        assert_eq!(decide(&loading()), Plan::Wait);
-        let late = Scene {
-            change: |view| view.sync_age = Duration::from_secs(6),
-            ..loading()
-        };
-        assert!(is_role(&decide(&late), Mode::Unprotected));
-    }
-
-    #[test]
-    fn a_primary_whose_uplink_is_dead_hands_over_to_one_whose_lives() {
-        let dead = Scene {
-            change: |view| view.uplink_up = false,
-            ..protected(Some(CopyState::Running))
-        };
-        assert_eq!(decide(&dead), Plan::HandOver(OTHER));
-        let mut both = report(CopyState::Running);
-        both.uplink_up = false;
-        let both = Scene {
-            other: Some(both),
-            ..dead
-        };
-        assert!(
-            is_begin(&decide(&both), SyncKind::Delta),
-            "no better place: go on"
-        );
-    }
-
-    #[test]
-    fn an_unequal_host_is_not_filled() {
-        let scene = |hash| Scene {
-            group: group(ME, Mode::Unprotected, &[ME], None),
-            copy: LocalCopy::Running { loaded: None },
-            other: Some(CopyReport {
-                host_facts_hash: hash,
-                ..report(CopyState::Ready)
-            }),
-            other_answers: true,
-            change: |_| {},
-        };
-        assert!(is_begin(&decide(&scene(5)), SyncKind::Fill));
-        assert_eq!(decide(&scene(6)), Plan::Wait);
-    }
-
-    #[test]
-    fn a_sync_ends_when_both_certificates_are_the_same_and_is_given_up_otherwise() {
-        let scene = |theirs: u8, index: u64| Scene {
-            group: group(ME, Mode::Protected, &[ME, OTHER], Some(SyncKind::Delta)),
-            copy: LocalCopy::Syncing {
-                sync: SyncInFlight {
-                    id: SYNC,
-                    kind: SyncKind::Delta,
-                    ended: false,
-                },
-                side: Side::Primary,
-                progress: Progress::CopiedOut {
-                    certificate: Certificate([1; 16]),
-                    position: Position::start_of(LogIndex(index)),
-                },
-            },
-            other: Some(report(CopyState::Staged {
-                sync: SYNC,
-                certificate: Certificate([theirs; 16]),
-            })),
-            other_answers: true,
-            change: |_| {},
-        };
-        assert!(matches!(
-            decide(&scene(1, 9)),
-            Plan::Propose(LogEntry::SyncEnd { sync: SYNC, .. })
-        ));
-        assert!(is_abort(&decide(&scene(2, 9))), "another certificate");
-        assert!(
-            is_abort(&decide(&scene(1, 10))),
-            "a position beyond the sync"
-        );
-        let failed = Scene {
-            other: Some(report(CopyState::Failed { sync: SYNC })),
-            ..scene(1, 9)
-        };
-        assert!(is_abort(&decide(&failed)));
-        let silent = Scene {
-            other: None,
-            change: |view| view.on_backup_loss = OnBackupLoss::Stall,
-            ..scene(1, 9)
-        };
-        assert!(is_abort(&decide(&silent)));
-    }
-
-    #[test]
-    fn a_backup_that_leads_takes_over_once_its_copy_runs() {
-        let scene = |copy, other: CopyState| Scene {
-            group: group(OTHER, Mode::Protected, &[ME, OTHER], None),
-            copy,
-            other: Some(report(other)),
-            other_answers: true,
-            change: |_| {},
-        };
-        let running = LocalCopy::Running { loaded: Some(SYNC) };
-        assert!(is_role(
-            &decide(&scene(running, CopyState::None)),
-            Mode::Unprotected
-        ));
-        let loading = LocalCopy::Loading { sync: SYNC };
-        assert_eq!(decide(&scene(loading, CopyState::None)), Plan::Wait);
-        assert_eq!(
-            decide(&scene(loading, CopyState::Running)),
-            Plan::HandOver(OTHER)
-        );
-        assert_eq!(
-            decide(&scene(LocalCopy::Void, CopyState::Running)),
-            Plan::HandOver(OTHER)
-        );
-        assert_eq!(
-            decide(&scene(LocalCopy::Void, CopyState::Loading { sync: SYNC })),
-            Plan::Wait
-        );
-        let died_lately = Scene {
-            other_answers: false,
-            ..scene(loading, CopyState::Running)
-        };
-        assert_eq!(decide(&died_lately), Plan::Wait, "its report outlives it");
-    }
-}
+mod tests;

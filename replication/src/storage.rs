@@ -1,5 +1,5 @@
 //! The log in memory, as raft-rs reads it: entries since the last compaction, hard state, the
-//! three voters, and the snapshot that a follower gets when it is too far behind.
+//! members as of the snapshot, and the snapshot that a follower gets when it is too far behind.
 //!
 //! What lives here: bookkeeping and its bounds. What does not: when to compact, what a snapshot
 //! says, the disk (see `durable`). The `RawNode` owns the storage; change it through `mut_store()`.
@@ -14,16 +14,27 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use plover_types::{LogIndex, NodeId, Term};
+use plover_types::{LogEntry, LogIndex, NodeId, Term};
 use protobuf::Message as _;
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::durable::Recovered;
+use crate::group::conf_state_of;
 use crate::wire::limits::ENTRY_HEADER_BYTES;
 
 /// Bytes of memory that an entry takes beside its data, for [`LogStorage::bytes`].
 pub const ENTRY_OVERHEAD_BYTES: usize = size_of::<Entry>();
+
+/// What raft-rs has to know of an entry: a node does not ask for votes while a change of the members
+/// is committed and not applied. It never reads the data itself (see `Core::propose_members`).
+pub(crate) fn entry_type_of(data: &[u8]) -> EntryType {
+    if LogEntry::is_members(data) {
+        EntryType::EntryConfChangeV2
+    } else {
+        EntryType::EntryNormal
+    }
+}
 
 /// Why the log was not changed. Each is a bug of the caller, or a file that lies.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -261,6 +272,10 @@ impl LogStorage {
                 index: index.0,
                 term: term.0,
             });
+        }
+        // The members as they were then: those of later entries are applied again with them.
+        if let Some(conf_state) = conf_state_of(&data) {
+            self.conf_state = conf_state;
         }
         self.snapshot = (index.0, term.0);
         self.snapshot_data = Some(data);

@@ -186,11 +186,10 @@ impl Transport {
             }
             seen.push((*node, *mac));
         }
-        let peers = config.peers.into_iter().map(|(node, mac)| Peer {
-            node,
-            mac,
-            slots: Vec::with_capacity(REASSEMBLY_SLOTS),
-        });
+        let peers = config
+            .peers
+            .into_iter()
+            .map(|(node, mac)| Peer::new(node, mac));
         Ok(Self {
             own_mac: config.own_mac,
             group: config.group,
@@ -199,6 +198,25 @@ impl Transport {
             peers: peers.collect(),
             counters: TransportCounters::default(),
         })
+    }
+
+    /// Talks to these from now on; what is half received from those that stay is kept. Of two with
+    /// one address the first counts.
+    pub fn set_peers(&mut self, peers: &[(NodeId, Mac)]) {
+        let mut before = std::mem::take(&mut self.peers);
+        for (node, mac) in peers {
+            let taken = self.peers.iter().any(|peer| peer.mac == *mac);
+            if taken || *mac == self.own_mac {
+                continue;
+            }
+            let known = before
+                .iter()
+                .position(|peer| (peer.node, peer.mac) == (*node, *mac));
+            self.peers.push(match known {
+                Some(at) => before.swap_remove(at),
+                None => Peer::new(*node, *mac),
+            });
+        }
     }
 
     /// What became of frames so far.
@@ -298,6 +316,14 @@ impl Transport {
 }
 
 impl Peer {
+    fn new(node: NodeId, mac: Mac) -> Self {
+        Self {
+            node,
+            mac,
+            slots: Vec::with_capacity(REASSEMBLY_SLOTS),
+        }
+    }
+
     /// Puts a fragment in its place. Returns the message if that was the last one missing.
     fn add(
         &mut self,

@@ -58,10 +58,8 @@ static ALLOCATOR: Counting = Counting;
 fn serving_core() -> Core {
     let config = CoreConfig {
         own: NodeId(1),
-        nodes: vec![NodeSpec {
-            id: NodeId(1),
-            is_replica: true,
-        }],
+        nodes: vec![NodeSpec::replica(1)],
+        joins: false,
         tick: Duration::from_millis(10),
         election_ticks: 15,
         sync_timeout: Duration::from_secs(5),

@@ -35,7 +35,7 @@ fn entry(index: u64) -> Entry {
     Entry {
         index,
         term: 1 + index / 100,
-        data: Bytes::from(vec![(index % 251) as u8; ENTRY_BYTES]),
+        data: Bytes::from(vec![(index % 251) as u8 | 0x80; ENTRY_BYTES]),
         ..Entry::default()
     }
 }

@@ -16,12 +16,8 @@ const TICK: Duration = Duration::from_millis(10);
 fn config(nodes: u64) -> CoreConfig {
     CoreConfig {
         own: ME,
-        nodes: (1..=nodes)
-            .map(|id| NodeSpec {
-                id: NodeId(id),
-                is_replica: true,
-            })
-            .collect(),
+        nodes: (1..=nodes).map(NodeSpec::replica).collect(),
+        joins: false,
         tick: TICK,
         election_ticks: 15,
         sync_timeout: Duration::from_secs(5),

@@ -31,10 +31,11 @@ impl Group {
                 nodes: ids
                     .iter()
                     .map(|id| NodeSpec {
-                        id: *id,
                         is_replica: id.0 < 3,
+                        ..NodeSpec::replica(id.0)
                     })
                     .collect(),
+                joins: false,
                 tick: TICK,
                 election_ticks: 10,
                 sync_timeout: Duration::from_secs(5),

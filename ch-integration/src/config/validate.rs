@@ -54,7 +54,7 @@ pub(super) fn foreign_to_plain_nic(table: &toml::Table, word: &str) -> Vec<Probl
         &format!("{word:?} is not known"),
         "use \"off\", or make it a section [replication] with a port",
     );
-    for key in ["id", "on_backup_loss"] {
+    for key in ["id", "join", "on_backup_loss"] {
         if table.contains_key(key) {
             found.add(
                 key,

@@ -17,7 +17,6 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use plover_types::RoleEntry;
-use replication::core::Notice;
 use replication::epoch::{CopyCommand, CopyEvent};
 use serde_json::json;
 use tracing::{debug, error, info, warn};
@@ -26,7 +25,7 @@ use vhost_user_plover_net::{EventFd, MemoryEvent, VhostUserServer, WrittenPages}
 
 use super::hasher_process::{HasherProcess, HasherSetup};
 use super::idle::{IdleGauge, LOOK_INTERVAL};
-use super::journal::{Journal, monotonic_ns};
+use super::journal::Journal;
 use super::machine::Machine;
 use super::ram_layout;
 use super::round::Round;
@@ -103,8 +102,8 @@ pub struct Driver {
     bell: Arc<EventFd>,
     pub(super) journal: Journal,
     facts: Arc<NodeFacts>,
-    clock_start: Instant,
-    replica: Option<Replica>,
+    pub(super) clock_start: Instant,
+    pub(super) replica: Option<Replica>,
     pub(super) hasher: Option<HasherProcess>,
     pub(super) machine: Option<Machine>,
     pub(super) round: Option<Round>,
@@ -117,7 +116,7 @@ pub struct Driver {
     next_launch: Instant,
     next_hasher: Instant,
     /// The committed role, as last heard.
-    role: Option<RoleEntry>,
+    pub(super) role: Option<RoleEntry>,
     /// Why this node has nothing left to do.
     ended: Option<String>,
 }
@@ -561,51 +560,6 @@ impl Driver {
         if let Err(error) = self.bound_pause() {
             error!("{error:#}");
             self.give_up_machine(&format!("{error:#}"));
-        }
-    }
-
-    fn note(&mut self, at: Instant, notice: &Notice) {
-        match *notice {
-            Notice::Leader { term, leader } => {
-                debug!(%term, %leader, "leader");
-                self.journal
-                    .write(at, "leader", json!({ "term": term, "leader": leader }));
-            }
-            Notice::Campaign { term, last_heard } => {
-                info!(%term, "no leader heard: asking for votes");
-                let heard = monotonic_ns(self.clock_start + last_heard);
-                let fields = json!({ "term": term, "last_heartbeat_t_ns": heard });
-                self.journal.write(at, "campaign", fields);
-            }
-            Notice::Role(role) => {
-                self.role = Some(role);
-                info!(generation = %role.generation, primary = %role.primary, mode = ?role.mode,
-                    "role");
-                let valid: Vec<_> = role.valid.iter().collect();
-                let fields = json!({
-                    "generation": role.generation,
-                    "primary": role.primary,
-                    "mode": role.mode,
-                    "valid": valid,
-                });
-                self.journal.write(at, "role", fields);
-            }
-            Notice::HandOver { to } => {
-                info!(%to, "handing leadership over");
-                self.journal.write(at, "hand_over", json!({ "to": to }));
-            }
-            Notice::HostsDiffer { node } => {
-                warn!(%node, "this host and that node's differ in VMM, CPU or guest: its copy is \
-                    not filled; compare host.facts of `plover status --json` on both");
-                self.journal
-                    .write(at, "hosts_differ", json!({ "node": node }));
-            }
-            Notice::Copy(copy) => debug!(?copy, "copy"),
-            Notice::SyncBegan(sync) => debug!(?sync, "sync began"),
-            Notice::SyncEnded { sync, position } => debug!(?sync, %position, "sync ended"),
-            Notice::SyncAborted(sync) => {
-                info!(sync = %sync.id, kind = ?sync.kind, "sync given up");
-            }
         }
     }
 }

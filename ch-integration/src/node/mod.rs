@@ -11,6 +11,8 @@ mod hasher_process;
 mod idle;
 mod journal;
 mod machine;
+mod notices;
+mod place;
 mod plain_nic;
 mod poll_thread;
 mod ports;

@@ -27,7 +27,7 @@ use super::driver::{Driver, DriverSetup, Hashing, Replica};
 use super::hasher_process::HasherSetup;
 use super::journal::Journal;
 use super::status::{self, NodeFacts, NodeStatus};
-use super::{ports, ram_layout};
+use super::{place, ports, ram_layout};
 use crate::config::{self, NodeConfig, NodeKind, PollMode};
 use crate::host_facts::host_facts;
 use crate::launch::find_binary;
@@ -181,8 +181,10 @@ fn start_node(
             .map(|node| NodeSpec {
                 id: id(node.id),
                 is_replica: node.kind == NodeKind::Replica,
+                place: place::of(node),
             })
             .collect(),
+        joins: config.join,
         tick,
         election_ticks: config.replication.election_timeout_ms / config.replication.tick_ms,
         sync_timeout: Duration::from_millis(config.sync.timeout_ms.into()),
@@ -223,6 +225,7 @@ fn start_node(
         transport,
         state_dir: &config.state_dir,
         durability,
+        locate: Box::new(place::address_of),
     };
     Node::start(setup).context("start the node of the group")
 }

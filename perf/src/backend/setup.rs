@@ -155,6 +155,7 @@ fn node(
         transport: transport_config(arguments.nodes, number, replication.as_ref()),
         state_dir: state.path(),
         durability: Durability::Memory,
+        locate: Box::new(|_| None),
     })
     .with_context(|| format!("start node {}", number + 1))?;
     let (commands, core_commands) = unbounded();
@@ -195,10 +196,11 @@ fn core_config(nodes: usize, own: usize) -> CoreConfig {
         own: id(own),
         nodes: (0..nodes)
             .map(|number| NodeSpec {
-                id: id(number),
                 is_replica: number < 2,
+                ..NodeSpec::replica(id(number).0)
             })
             .collect(),
+        joins: false,
         tick: TICK,
         election_ticks: ELECTION_TICKS,
         sync_timeout: Duration::from_secs(5),

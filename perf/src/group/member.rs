@@ -103,6 +103,7 @@ impl Member {
             transport: transport_config(number, kind),
             state_dir: state.path(),
             durability: Durability::Memory,
+            locate: Box::new(|_| None),
         })
         .with_context(|| format!("start node {}", number + 1))?;
         Ok(Self {
@@ -222,10 +223,11 @@ fn core_config(own: usize, kind: &Kind) -> CoreConfig {
         own: id(own),
         nodes: (0..NODES)
             .map(|node| NodeSpec {
-                id: id(node),
                 is_replica: node < 2,
+                ..NodeSpec::replica(id(node).0)
             })
             .collect(),
+        joins: false,
         tick: TICK,
         election_ticks: kind.election_ticks,
         sync_timeout: Duration::from_secs(5),

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
-use plover_types::limits::GROUP_NODES_MAX;
+use plover_types::limits::MEMBERS_MAX;
 use plover_types::{LogEntry, LogIndex, NodeId, Term};
 use raft::StateRole;
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -56,7 +56,7 @@ impl Core {
     }
 
     pub(super) fn decide(&self) -> Plan {
-        let peers: ArrayVec<Peer<'_>, GROUP_NODES_MAX> = self
+        let peers: ArrayVec<Peer<'_>, MEMBERS_MAX> = self
             .peers
             .iter()
             .map(|peer| Peer {
@@ -69,8 +69,13 @@ impl Core {
                     .filter(|(_, at_tick, _)| self.is_recent(*at_tick))
                     .map(|(_, _, report)| report),
                 answers: self.answers(peer.spec.id),
+                standing: self.standing(peer.spec.id),
+                has_log: self.has_log(peer.spec.id),
             })
             .collect();
+        let failover = self
+            .failover
+            .filter(super::failover::Failover::is_under_way);
         let may_begin = self.now >= self.not_before;
         plan(&View {
             own: self.config.own,
@@ -79,7 +84,8 @@ impl Core {
             peers: &peers,
             host_facts_hash: self.config.host_facts_hash,
             uplink_up: self.uplink_up,
-            sync_wanted: self.sync_wanted && may_begin,
+            sync_wanted: (self.sync_wanted && may_begin) || failover.is_some(),
+            failover: failover.map(|failover| (failover.to, failover.since)),
             sync_age: self.now.saturating_sub(self.sync_began_at),
             sync_timeout: self.config.sync_timeout,
             aborted_in_a_row: self.aborted_in_a_row,
@@ -95,6 +101,9 @@ impl Core {
     }
 
     pub(super) fn propose_control(&mut self, entry: &LogEntry) -> bool {
+        if let LogEntry::Members(entry) = entry {
+            return self.propose_members(entry);
+        }
         if self.propose_bytes(entry.encode()).is_err() {
             return false;
         }
@@ -115,6 +124,7 @@ impl Core {
             return false;
         }
         self.handed_over_at = Some(self.now);
+        self.failover_shut();
         self.actions.push(Action::Note(Notice::HandOver { to }));
         self.raft.transfer_leader(to.0);
         true

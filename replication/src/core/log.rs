@@ -106,7 +106,13 @@ impl Core {
             .on_snapshot(|command| actions.push(Action::Copy(command)));
         self.cursor.seek(Position::start_of(self.applied.next()));
         match GroupState::decode(snapshot.data.clone()) {
-            Some(group) => self.group = group,
+            Some(group) => {
+                let is_other = group.members() != self.group.members();
+                self.group = group;
+                if is_other {
+                    self.follow_members();
+                }
+            }
             None => self.counters.entries_malformed += 1,
         }
         self.sync_began_at = self.now;

@@ -4,7 +4,7 @@ use plover_types::NodeId;
 use raft::eraftpb::{Message, MessageType};
 
 use super::{Action, Core, Notice};
-use crate::group::GroupState;
+use crate::group::conf_state_of;
 use crate::limits::AWAITING_PERSIST_MAX;
 use crate::planted::{Bug, planted};
 use crate::wire::{Body, CopyReport, Envelope, check_against_log};
@@ -64,15 +64,25 @@ impl Core {
                 if message.term == self.raft.raft.term
                     && let Ok(round) = <[u8; 8]>::try_from(&round[..])
                 {
-                    self.lease.acknowledge(from, u64::from_le_bytes(round));
+                    let (own, members) = (self.config.own, self.group.members());
+                    let is_quorum = |followers: &[NodeId]| {
+                        members.has_quorum(|node| node == own || followers.contains(&node))
+                    };
+                    self.lease
+                        .acknowledge(from, u64::from_le_bytes(round), is_quorum);
                 }
             }
-            MessageType::MsgSnapshot
-                if GroupState::decode(message.get_snapshot().data.clone()).is_none() =>
-            {
-                self.counters.messages_unfit += 1;
-                return;
+            MessageType::MsgSnapshot => {
+                let snapshot = message.mut_snapshot();
+                let Some(members) = conf_state_of(&snapshot.data) else {
+                    self.counters.messages_unfit += 1;
+                    return;
+                };
+                snapshot.mut_metadata().set_conf_state(members);
             }
+            _ => {}
+        }
+        match kind {
             MessageType::MsgHeartbeat | MessageType::MsgAppend | MessageType::MsgSnapshot
                 if message.term >= self.raft.raft.term =>
             {

@@ -4,29 +4,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use plover_types::limits::GROUP_NODES_MAX;
-use plover_types::{LogIndex, NodeId, Position, RoleEntry, SyncId, Term};
+use plover_types::{LogIndex, NodeId, NodeSpec, Position, RoleEntry, SyncId, Term};
 use raft::eraftpb::{Entry, HardState, Snapshot};
 
 use crate::epoch::{CopyCommand, CopyEvent, LocalCopy};
 use crate::plan::OnBackupLoss;
 use crate::wire::Envelope;
 
-/// A member of the group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeSpec {
-    /// Its id.
-    pub id: NodeId,
-    /// Whether it may hold a copy of the VM; a witness may not.
-    pub is_replica: bool,
-}
-
 /// What a core is made with.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
     /// This node.
     pub own: NodeId,
-    /// All members, this one included, in the same order on every node.
+    /// The members that the group starts with, this one included, in the same order on every node:
+    /// of a node that joins, those of the group as it will be. What the log says of the members
+    /// counts for more.
     pub nodes: Vec<NodeSpec>,
+    /// Whether the group runs already, and this node is to become a member by an entry of its log:
+    /// until then it has no vote.
+    pub joins: bool,
     /// Length of a tick. [`Event::Tick`] must not come more often.
     pub tick: Duration,
     /// Ticks without a leader before an election (the first node's; the others' follow).
@@ -100,6 +96,9 @@ pub enum Action {
     EndEpoch(SyncId),
     /// The sync was given up: its epoch merges into the next.
     AbortEpoch(SyncId),
+    /// The members that are to be talked to from here on, this node included: all but one that is
+    /// being replaced.
+    Members(Vec<NodeSpec>),
     /// Something to tell the operator.
     Note(Notice),
 }
@@ -141,6 +140,22 @@ pub enum Notice {
     },
     /// The state of this node's copy changed.
     Copy(LocalCopy),
+    /// A planned failover ended.
+    Failover(super::FailoverProgress),
+    /// Others belong to the group from here on.
+    Members {
+        /// Counts the changes.
+        version: u64,
+        /// All members.
+        members: Vec<plover_types::Member>,
+    },
+    /// A node that was replaced is there, and is not listened to.
+    GoneHeard {
+        /// The node.
+        node: NodeId,
+    },
+    /// This node belongs to the group no longer: it takes no part in it any more.
+    Removed,
     /// The other replica's host has other facts: its copy will not be filled.
     HostsDiffer {
         /// The other replica.
@@ -155,6 +170,8 @@ pub struct CoreCounters {
     pub messages_unfit: u64,
     /// Messages that raft-rs refused.
     pub messages_refused: u64,
+    /// Messages of nodes that were replaced.
+    pub messages_of_gone: u64,
     /// Votes withheld after a restart.
     pub votes_withheld: u64,
     /// Committed entries whose bytes are no entry.

@@ -25,6 +25,7 @@ use plover_types::{LogIndex, NodeId, Term};
 use raft::eraftpb::{Entry, HardState};
 
 use super::{Owner, SnapshotState};
+use crate::storage::entry_type_of;
 use crate::wire::GroupId;
 
 pub(super) const VERSION: u16 = 2;
@@ -180,12 +181,14 @@ fn decode_entries(body: &mut Bytes) -> Result<OwnedItem, &'static str> {
     let count = u32_of(body)?;
     let mut entries = Vec::new();
     for number in 0..u64::from(count) {
-        entries.push(Entry {
+        let mut entry = Entry {
             index: first.checked_add(number).ok_or("an index out of range")?,
             term: u64_of(body)?,
             data: data_of(body)?,
             ..Entry::default()
-        });
+        };
+        entry.set_entry_type(entry_type_of(&entry.data));
+        entries.push(entry);
     }
     Ok(OwnedItem::Entries(entries))
 }

@@ -54,9 +54,6 @@ pub enum WireError {
         #[source]
         source: EntryError,
     },
-    /// A snapshot names other voters than the group's.
-    #[error("snapshot with other voters than the group's")]
-    Voters,
     /// The message contradicts this node's log; raft-rs would stop at it, or believe it.
     #[error("{message}: {field} {value} is outside the log ({bound_name} {bound})")]
     Log {

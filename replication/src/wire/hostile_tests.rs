@@ -282,7 +282,7 @@ fn a_snapshot_that_contradicts_committed_entries_is_caught() {
 }
 
 #[test]
-fn a_snapshot_of_joint_voters_would_panic_and_cannot_be_written_down() {
+fn a_snapshot_of_members_that_contradict_each_other_would_panic_and_cannot_be_written_down() {
     let mut snapshot = snapshot_at(50, 6);
     let state = snapshot.mut_snapshot().mut_metadata().mut_conf_state();
     state.learners = vec![2];

@@ -157,8 +157,7 @@ pub fn decode(
     let body = if kind == report::KIND {
         Body::Report(report::decode(&mut fields)?)
     } else {
-        let is_member = |node| node == own || known(node);
-        let mut message = raft_body::decode(kind, &mut fields, &is_member)?;
+        let mut message = raft_body::decode(kind, &mut fields)?;
         message.from = from.0;
         message.to = to.0;
         Body::Raft(message)

@@ -8,21 +8,23 @@
 //! | 4 | heartbeat response | commit, context |
 //! | 5, 7 | vote, pre-vote request | index, log term, commit, commit term, priority i64, context |
 //! | 6, 8 | vote, pre-vote response | reject u8, commit, commit term |
-//! | 9 | snapshot | index, term, voters u64 x 3, length u32, data |
+//! | 9 | snapshot | index, term, length u32, data |
 //! | 10 | timeout now | nothing |
 //!
 //! A context is a length u8 and bytes. An entry's index is not sent: entries follow the append's
-//! `index` without a gap, so a gap cannot be written down. Only normal entries are sent; the
-//! group's membership does not change.
+//! `index` without a gap, so a gap cannot be written down. Whether an entry changes the membership
+//! follows from its data, and the members of a snapshot are in its data: what raft-rs is told of
+//! them is made from those, not sent.
 
 use bytes::{BufMut, BytesMut};
-use plover_types::limits::{ENTRY_BYTES_MAX, GROUP_NODES_MAX};
-use plover_types::{LogEntry, NodeId};
-use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
+use plover_types::LogEntry;
+use plover_types::limits::ENTRY_BYTES_MAX;
+use raft::eraftpb::{Entry, Message, MessageType, Snapshot};
 
 use super::fields::Fields;
 use super::limits::{APPEND_ENTRIES_MAX, CONTEXT_BYTES_MAX, SNAPSHOT_BYTES_MAX};
 use super::{EncodeError, WireError};
+use crate::storage::entry_type_of;
 
 const KINDS: [(u8, MessageType); 10] = [
     (1, MessageType::MsgAppend),
@@ -122,7 +124,7 @@ fn encode_entries(message: &Message, out: &mut BytesMut) -> Result<(), EncodeErr
     for entry in &message.entries {
         index += 1;
         if entry.index != index
-            || entry.get_entry_type() != EntryType::EntryNormal
+            || entry.get_entry_type() != entry_type_of(&entry.data)
             || !entry.context.is_empty()
         {
             return Err(EncodeError::Field("entries"));
@@ -144,13 +146,8 @@ fn encode_context(message: &Message, out: &mut BytesMut) -> Result<(), EncodeErr
 
 fn encode_snapshot(snapshot: &Snapshot, out: &mut BytesMut) -> Result<(), EncodeError> {
     let metadata = snapshot.get_metadata();
-    let voters = &metadata.get_conf_state().voters;
-    if voters.len() != GROUP_NODES_MAX {
-        return Err(EncodeError::Field("voters"));
-    }
     out.put_u64_le(metadata.index);
     out.put_u64_le(metadata.term);
-    voters.iter().for_each(|voter| out.put_u64_le(*voter));
     let length: u32 = bounded_length("snapshot", snapshot.data.len(), SNAPSHOT_BYTES_MAX)?;
     out.put_u32_le(length);
     out.put_slice(&snapshot.data);
@@ -168,11 +165,7 @@ fn bounded_length<T: TryFrom<usize>>(
         .ok_or(EncodeError::Long { part, bytes })
 }
 
-pub(super) fn decode(
-    kind: u8,
-    fields: &mut Fields,
-    is_member: &impl Fn(NodeId) -> bool,
-) -> Result<Message, WireError> {
+pub(super) fn decode(kind: u8, fields: &mut Fields) -> Result<Message, WireError> {
     let message_type = KINDS
         .iter()
         .find(|(known, _)| *known == kind)
@@ -203,7 +196,7 @@ pub(super) fn decode(
             message.commit = fields.bounded("commit")?;
             message.commit_term = fields.bounded("commit term")?;
         }
-        MessageType::MsgSnapshot => decode_snapshot(&mut message, fields, is_member)?,
+        MessageType::MsgSnapshot => decode_snapshot(&mut message, fields)?,
         MessageType::MsgTimeoutNow => {}
         other => return Err(WireError::Refused(name_of(other))),
     }
@@ -255,14 +248,15 @@ fn decode_append(message: &mut Message, fields: &mut Fields) -> Result<(), WireE
 fn decode_entry(index: u64, fields: &mut Fields) -> Result<Entry, WireError> {
     let term = fields.positive("entry term")?;
     let length = fields.u32()? as usize;
-    let entry = Entry {
+    let mut entry = Entry {
         index,
         term,
         data: fields.slice(length)?,
         ..Entry::default()
     };
+    entry.set_entry_type(entry_type_of(&entry.data));
     // A new leader's first entry is empty. Any other is checked here: once it is in the log, all
-    // three nodes have to apply it.
+    // nodes have to apply it.
     if !entry.data.is_empty() {
         LogEntry::decode(&entry.data).map_err(|source| WireError::Entry { index, source })?;
     }
@@ -291,11 +285,7 @@ fn decode_context(message: &mut Message, fields: &mut Fields) -> Result<(), Wire
     Ok(())
 }
 
-fn decode_snapshot(
-    message: &mut Message,
-    fields: &mut Fields,
-    is_member: &impl Fn(NodeId) -> bool,
-) -> Result<(), WireError> {
+fn decode_snapshot(message: &mut Message, fields: &mut Fields) -> Result<(), WireError> {
     let mut snapshot = Snapshot::default();
     let metadata = snapshot.mut_metadata();
     metadata.index = fields.positive("snapshot index")?;
@@ -306,18 +296,6 @@ fn decode_snapshot(
             value: metadata.term,
         });
     }
-    let mut voters = [0; GROUP_NODES_MAX];
-    for voter in &mut voters {
-        *voter = fields.u64()?;
-    }
-    let all_different = voters[0] != voters[1] && voters[1] != voters[2] && voters[0] != voters[2];
-    if !all_different || !voters.iter().all(|voter| is_member(NodeId(*voter))) {
-        return Err(WireError::Voters);
-    }
-    metadata.set_conf_state(ConfState {
-        voters: voters.to_vec(),
-        ..ConfState::default()
-    });
     let length = fields.u32()? as usize;
     if length > SNAPSHOT_BYTES_MAX {
         return Err(WireError::Field {

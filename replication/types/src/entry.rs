@@ -9,6 +9,7 @@
 //! | 3 | sync begin | generation u64, kind u8 |
 //! | 4 | sync end | generation u64, sync u64, position (u64, u32), certificate 16 bytes |
 //! | 5 | sync abort | generation u64, sync u64 |
+//! | 6 | members | see [`MembersEntry::encode`] |
 //!
 //! Bytes come from a peer or a disk: [`LogEntry::decode`] accepts exactly what
 //! [`LogEntry::encode`] makes, and names what was wrong with anything else.
@@ -18,12 +19,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::burst::{KIND_INPUT, PacketBurst};
 use crate::limits::ENTRY_BYTES_MAX;
+use crate::members::MembersEntry;
 use crate::{Certificate, Generation, LogIndex, NodeId, OffloadError, Position, SyncId};
 
 const KIND_ROLE: u8 = 2;
 const KIND_SYNC_BEGIN: u8 = 3;
 const KIND_SYNC_END: u8 = 4;
 const KIND_SYNC_ABORT: u8 = 5;
+const KIND_MEMBERS: u8 = 6;
 
 /// Why bytes are not a log entry.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -92,6 +95,28 @@ impl CopySet {
         } else {
             0
         }
+    }
+
+    /// One bit per id.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The set of these bits; none if one of them stands for no id.
+    #[must_use]
+    pub const fn of_bits(bits: u64) -> Option<Self> {
+        if bits & 1 == 0 {
+            Some(Self(bits))
+        } else {
+            None
+        }
+    }
+
+    /// This set and one more node.
+    #[must_use]
+    pub const fn with(self, node: NodeId) -> Self {
+        Self(self.0 | Self::bit(node))
     }
 
     /// Whether this node's copy is in the set.
@@ -173,6 +198,8 @@ pub enum LogEntry {
         /// The sync that it aborts.
         sync: SyncId,
     },
+    /// Who belongs to the group from here on.
+    Members(MembersEntry),
 }
 
 impl LogEntry {
@@ -218,6 +245,10 @@ impl LogEntry {
                 out.put_u64_le(generation.0);
                 out.put_u64_le(sync.0.0);
             }
+            Self::Members(entry) => {
+                out.put_u8(KIND_MEMBERS);
+                entry.encode(&mut out);
+            }
         }
         out.freeze()
     }
@@ -229,6 +260,13 @@ impl LogEntry {
         bytes.first() == Some(&KIND_INPUT)
     }
 
+    /// Whether these are the bytes of an entry that changes who belongs to the group.
+    #[inline]
+    #[must_use]
+    pub fn is_members(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&KIND_MEMBERS)
+    }
+
     /// Checks and reads an entry.
     ///
     /// # Errors
@@ -237,7 +275,7 @@ impl LogEntry {
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(EntryError::Long(bytes.len()));
         }
-        let mut body = Body { bytes, at: 0 };
+        let mut body = Body::new(bytes);
         let entry = match body.u8()? {
             KIND_INPUT => return PacketBurst::decode(bytes).map(Self::Input),
             KIND_ROLE => Self::Role(RoleEntry {
@@ -271,6 +309,11 @@ impl LogEntry {
                 generation: Generation(body.u64()?),
                 sync: SyncId(LogIndex(body.u64()?)),
             },
+            KIND_MEMBERS => {
+                let (entry, length) = MembersEntry::decode(&bytes.slice(1..))?;
+                body.skip(length)?;
+                Self::Members(entry)
+            }
             other => return Err(EntryError::Kind(other)),
         };
         match bytes.len() - body.at {
@@ -285,12 +328,32 @@ pub(crate) fn field(field: &'static str, value: u64) -> EntryError {
 }
 
 /// Reads the fields of an entry, never past its end.
-struct Body<'a> {
-    bytes: &'a [u8],
+pub(crate) struct Body<'a> {
+    bytes: &'a Bytes,
     at: usize,
 }
 
-impl Body<'_> {
+impl<'a> Body<'a> {
+    pub(crate) fn new(bytes: &'a Bytes) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The next `count` bytes, sharing the buffer.
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<Bytes, EntryError> {
+        let start = self.at;
+        self.skip(count)?;
+        Ok(self.bytes.slice(start..self.at))
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, EntryError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
     fn skip(&mut self, count: usize) -> Result<(), EntryError> {
         let need = self.at + count;
         if need > self.bytes.len() {
@@ -311,7 +374,7 @@ impl Body<'_> {
         Ok(out)
     }
 
-    fn u8(&mut self) -> Result<u8, EntryError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, EntryError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
@@ -319,11 +382,11 @@ impl Body<'_> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, EntryError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, EntryError> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn in_range(
+    pub(crate) fn in_range(
         &mut self,
         name: &'static str,
         range: std::ops::RangeInclusive<u64>,

@@ -7,6 +7,7 @@ mod burst;
 mod entry;
 mod index;
 pub mod limits;
+mod members;
 pub mod offload;
 
 pub use burst::{Packet, PacketBurst, PacketBurstBuilder};
@@ -14,4 +15,5 @@ pub use entry::{CopySet, EntryError, LogEntry, Mode, RoleEntry, SyncKind};
 pub use index::{
     Certificate, Generation, LogIndex, NodeId, PageDigest, PageIndex, Position, SyncId, Term,
 };
+pub use members::{Member, MembersEntry, NodeSpec, Standing};
 pub use offload::{Offload, OffloadError};

@@ -33,6 +33,12 @@ pub const GROUP_NODES_MAX: usize = 3;
 /// input, or a whole group. Two nodes would lose their quorum with either of them.
 pub const GROUP_SIZES: [usize; 2] = [1, GROUP_NODES_MAX];
 
+/// Members of a group at once: one is replaced at a time, and both are members meanwhile.
+pub const MEMBERS_MAX: usize = GROUP_NODES_MAX + 1;
+
+/// Bytes that say how a node is reached: addresses, a public key, names.
+pub const PLACE_BYTES_MAX: usize = 1024;
+
 const _: () = assert!(ENTRY_PACKETS_MAX.is_power_of_two());
 const _: () = assert!(ENTRY_PACKETS_MAX <= u8::MAX as usize);
 const _: () = assert!(PACKET_BYTES_MAX <= u32::MAX as usize);

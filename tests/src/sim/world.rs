@@ -32,18 +32,9 @@ const TICK_US: u64 = 10_000;
 const ELECTION_TICKS: u32 = 15;
 const GROUP: GroupId = GroupId(7);
 const NODES: [NodeSpec; 3] = [
-    NodeSpec {
-        id: NodeId(1),
-        is_replica: true,
-    },
-    NodeSpec {
-        id: NodeId(2),
-        is_replica: true,
-    },
-    NodeSpec {
-        id: NodeId(3),
-        is_replica: false,
-    },
+    NodeSpec::replica(1),
+    NodeSpec::replica(2),
+    NodeSpec::witness(3),
 ];
 const FAULTS_FROM_US: u64 = 600_000;
 const FAULTS_UNTIL_US: u64 = 4_000_000;
@@ -206,7 +197,7 @@ impl World {
         let nodes = members
             .iter()
             .map(|spec| Node {
-                spec: *spec,
+                spec: spec.clone(),
                 core: None,
                 incarnation: 0,
                 rate_ppm: random.random_range(-4000..=4000),
@@ -302,6 +293,7 @@ impl World {
         let config = CoreConfig {
             own: it.spec.id,
             nodes: NODES[..self.options.nodes].to_vec(),
+            joins: false,
             tick: Duration::from_micros(TICK_US),
             election_ticks: ELECTION_TICKS,
             sync_timeout: Duration::from_millis(800),
@@ -448,6 +440,8 @@ impl World {
             Action::Copy(command) => self.command(node, command),
             Action::EndEpoch(sync) => self.nodes[node].hold.end(sync),
             Action::AbortEpoch(sync) => self.nodes[node].hold.abort(sync),
+            // The members stay as they are.
+            Action::Members(_) => {}
             Action::Note(notice) => {
                 self.trace(node, &notice);
                 self.note(&notice);

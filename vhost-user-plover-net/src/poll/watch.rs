@@ -46,7 +46,10 @@ impl PollCore {
                 }
                 Action::Note(notice) => self.tell(PollEvent::Note(notice)),
                 // The node does these itself.
-                Action::Send(_) | Action::Persist(_) | Action::Compact { .. } => {}
+                Action::Send(_)
+                | Action::Persist(_)
+                | Action::Compact { .. }
+                | Action::Members(_) => {}
             }
         }
         count
