@@ -68,12 +68,14 @@ soak: build
 results := $(target_dir)/perf/results.json
 perf_bin := $(target_dir)/release/plover-perf
 only := $(if $(ONLY),--only $(ONLY))
+etcd_dir := $(abspath $(target_dir))/perf/etcd
 
 perf-build: deps
 	cargo build --release --bin plover --bin plover-perf
 
 perf: perf-build
-	$(perf_bin) run $(only) --results $(results) $(PERF)
+	.ci/etcd $(etcd_dir)
+	PATH="$$PATH:$(etcd_dir)/usr/bin" $(perf_bin) run $(only) --results $(results) $(PERF)
 
 # Exits non-zero when a promise does not hold or a row is missing.
 perf-check: perf-build

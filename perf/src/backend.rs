@@ -22,6 +22,8 @@ use clap::Args;
 
 use self::report::Report;
 
+pub use self::setup::pin;
+
 /// How often the nodes are asked where they stand.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 

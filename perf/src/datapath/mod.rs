@@ -10,7 +10,7 @@
 //! So what drifts on the machine drifts for all of them, and the probe of the cores' distance has
 //! the cores to itself. The frontend counts, in all pairs the same program.
 
-mod alternate;
+pub mod alternate;
 mod contestant;
 mod extras;
 mod scenario;

@@ -7,6 +7,7 @@ mod address;
 mod commits;
 mod copy;
 mod election;
+mod etcd;
 pub mod loss;
 mod member;
 pub mod parent;
@@ -14,6 +15,7 @@ mod raft_rs;
 mod samples;
 mod stall;
 mod turns;
+mod two_cores;
 mod wire;
 
 use anyhow::{Context, Result};
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::hugepages::Hugepages;
 use crate::interrupt;
 use crate::measured::Measured;
+use crate::placement::Placement;
 
 /// Bytes of each packet.
 const PACKET_BYTES: usize = 64;
@@ -46,6 +49,10 @@ pub enum Scenario {
     Election,
     /// A peer that stands still.
     Stall,
+    /// The leader on one core, the followers on another.
+    TwoCores,
+    /// The same commits through etcd.
+    Etcd,
 }
 
 /// What `plover-perf group` is told.
@@ -74,6 +81,9 @@ pub struct Told {
     /// What to know about it; why there is no value, where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How near to each other the cores were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
     /// Command lines of other programs that it was measured with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
@@ -102,6 +112,8 @@ impl Scenario {
             Self::Loss => of(&["loss"]),
             Self::Election => of(&["election"]),
             Self::Stall => of(&["stalled-peer"]),
+            Self::TwoCores => of(&["two-cores"]),
+            Self::Etcd => of(&["one-outstanding/etcd", "pipelined/etcd"]),
         }
     }
 }
@@ -109,6 +121,18 @@ impl Scenario {
 /// Measures, and tells the figures.
 pub fn run(arguments: &GroupArguments) -> Result<()> {
     interrupt::install()?;
+    let rows = match arguments.scenario {
+        Scenario::Etcd => etcd::run(arguments.cores, arguments.quick)?,
+        scenario => over_ports(scenario, arguments)?,
+    };
+    for row in rows {
+        println!("{}", serde_json::to_string(&told(row))?);
+    }
+    print!("{}", parent::DONE);
+    Ok(())
+}
+
+fn over_ports(scenario: Scenario, arguments: &GroupArguments) -> Result<Vec<Measured>> {
     let _hugepages = (!arguments.no_huge_pages)
         .then(|| Hugepages::reserve(MEMORY_MIB as usize))
         .transpose()?;
@@ -125,17 +149,15 @@ pub fn run(arguments: &GroupArguments) -> Result<()> {
     })
     .context("start DPDK")?;
     let _registered = eal.register_thread().context("register with EAL")?;
-    let rows = match arguments.scenario {
-        Scenario::Commits => commits::run(&eal, commits::Effort::new(arguments.quick))?,
-        Scenario::Loss => loss::run(&eal, arguments.quick)?,
-        Scenario::Election => election::run(&eal)?,
-        Scenario::Stall => stall::run(&eal, arguments.quick)?,
-    };
-    for row in rows {
-        println!("{}", serde_json::to_string(&told(row))?);
+    let is_quick = arguments.quick;
+    match scenario {
+        Scenario::Commits => commits::run(&eal, commits::Effort::new(is_quick)),
+        Scenario::Loss => loss::run(&eal, is_quick),
+        Scenario::Election => election::run(&eal),
+        Scenario::Stall => stall::run(&eal, is_quick),
+        Scenario::TwoCores => two_cores::run(&eal, arguments.cores, is_quick),
+        Scenario::Etcd => etcd::run(arguments.cores, is_quick),
     }
-    print!("{}", parent::DONE);
-    Ok(())
 }
 
 fn told(row: Measured) -> Told {
@@ -143,6 +165,7 @@ fn told(row: Measured) -> Told {
         name: row.name,
         samples: row.samples,
         reason: row.reason,
+        placement: row.placement,
         commands: row.commands,
     }
 }

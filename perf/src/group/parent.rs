@@ -59,6 +59,7 @@ fn row(
     let mut row = match told.iter().find(|told| told.name == name) {
         Some(told) => Measured {
             reason: told.reason.clone(),
+            placement: told.placement,
             ..Measured::new(name, unit, told.samples.clone())
         },
         None => Measured::failed(name, unit, failure),

@@ -37,29 +37,41 @@ pub struct Group {
 
 impl Group {
     /// Three nodes, the first primary and serving.
-    pub fn start(mut wire: Wire, kind: &Kind, guests: Guests) -> Result<Self> {
+    pub fn start(wire: Wire, kind: &Kind, guests: Guests) -> Result<Self> {
+        let all: Vec<usize> = (0..NODES).collect();
+        let mut group = Self::of(wire, kind, &all)?;
+        group.serve(guests)?;
+        Ok(group)
+    }
+
+    /// Those nodes of a group that are on this thread.
+    pub fn of(mut wire: Wire, kind: &Kind, nodes: &[usize]) -> Result<Self> {
         wire.clear();
-        let members = (0..NODES).map(|node| Member::start(node, kind).map(Some));
-        let mut group = Self {
+        let members = (0..NODES).map(|node| {
+            let is_here = nodes.contains(&node);
+            is_here.then(|| Member::start(node, kind)).transpose()
+        });
+        Ok(Self {
             members: members.collect::<Result<_>>()?,
             wire,
             builder: PacketBurstBuilder::new(),
-        };
-        group.member(0)?.offer_guest();
-        group
-            .run_until(START_PATIENCE, |group| {
-                group.members[0]
-                    .as_ref()
-                    .is_some_and(|first| first.node().core().may_propose())
-            })
-            .context("no primary")?;
+        })
+    }
+
+    /// Gives the first node a guest, and the second if it is to be protected.
+    pub fn serve(&mut self, guests: Guests) -> Result<()> {
+        self.member(0)?.offer_guest();
+        self.run_until(START_PATIENCE, |group| {
+            let first = group.members[0].as_ref();
+            first.is_some_and(|first| first.node().core().may_propose())
+        })
+        .context("no primary")?;
         if guests == Guests::Both {
-            group.member(1)?.offer_guest();
-            group
-                .run_until(START_PATIENCE, |group| group.is_protected())
+            self.member(1)?.offer_guest();
+            self.run_until(START_PATIENCE, |group| group.is_protected())
                 .context("the backup is not filled")?;
         }
-        Ok(group)
+        Ok(())
     }
 
     /// A node that is not dead.

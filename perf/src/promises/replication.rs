@@ -23,9 +23,10 @@ const PEER: &str = "what ours is held against";
 /// All of it.
 pub fn all() -> Vec<Promise> {
     let mut promises = cores();
-    for system in group::SYSTEMS {
+    for system in group::SYSTEMS.into_iter().chain(["etcd"]) {
         promises.extend(system_rows(system));
     }
+    promises.extend(two_cores());
     promises.extend(loss());
     promises.extend(failures());
     promises
@@ -87,11 +88,11 @@ fn system_rows(system: &'static str) -> Vec<Promise> {
                 told,
             ),
         ]);
-        if system != "raft-rs" {
+        if is_ours(system) {
             promises.extend(step_rows(&of, &entry, packets, told));
         }
     }
-    if system != "raft-rs" {
+    if is_ours(system) {
         let bound = match system {
             "encrypted" => Bound::AtMost(LEADER_CPU_NS_MAX),
             _ => told,
@@ -104,6 +105,27 @@ fn system_rows(system: &'static str) -> Vec<Promise> {
         ));
     }
     promises
+}
+
+fn is_ours(system: &str) -> bool {
+    matches!(system, "encrypted" | "plain")
+}
+
+/// The leader on one core and the followers on another.
+fn two_cores() -> impl Iterator<Item = Promise> {
+    [1, 32].into_iter().flat_map(|packets| {
+        [("median", "median"), ("p99", "99 %")].map(|(name, words)| {
+            promise(
+                format!("replication/two-cores/{packets}x64/{name}"),
+                format!(
+                    "proposed to committed, one outstanding, entries of {packets} x 64 B, the \
+                     leader on one core, both followers on another, net_memif between: {words}"
+                ),
+                "us",
+                Bound::Reported(ABSOLUTE),
+            )
+        })
+    })
 }
 
 /// Where the time of a commit goes.
@@ -241,6 +263,7 @@ fn words(system: &str) -> &'static str {
     match system {
         "encrypted" => "three nodes on one thread over net_ring",
         "plain" => "the same without encryption",
+        "etcd" => "etcd, three members over loopback, data in a tmpfs",
         _ => "raft-rs with its MemStorage, three nodes on one thread, no wire",
     }
 }
