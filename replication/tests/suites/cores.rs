@@ -37,10 +37,11 @@ fn config(own: u64, is_restarted: bool) -> CoreConfig {
         own: NodeId(own),
         nodes: (A..=WITNESS)
             .map(|id| NodeSpec {
-                id: NodeId(id),
                 is_replica: id != WITNESS,
+                ..NodeSpec::replica(id)
             })
             .collect(),
+        joins: false,
         tick: TICK,
         election_ticks: ELECTION_TICKS,
         sync_timeout: Duration::from_secs(5),
