@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use plover_keys::PublicIdentity;
 use plover_types::NodeId;
 
 use crate::error::ServiceError;
 use crate::limits::{SLICE_DIVISOR, SLICE_PAGES_MAX, THREADS_MAX};
+use crate::secure::LinkKeys;
 
 /// Compares and equalizes the memory of one VM with its copy on another host. Started and driven
 /// by `plover node`; one process per host and VM.
@@ -26,6 +28,15 @@ pub struct Config {
     /// This node's id, from 1.
     #[arg(long, value_name = "N", value_parser = node_id)]
     pub node_id: NodeId,
+    /// File with this node's secret key, made by `plover keygen`.
+    #[arg(long, value_name = "FILE", requires = "peer_key")]
+    pub key_file: Option<PathBuf>,
+    /// The peer's public key: who has another one is not let in.
+    #[arg(long, value_name = "KEY", requires = "key_file")]
+    pub peer_key: Option<PublicIdentity>,
+    /// Neither authenticates nor encrypts the link to the peer.
+    #[arg(long, conflicts_with = "key_file")]
+    pub insecure: bool,
     /// Threads that digest; by default half of the cores that this process may use.
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -78,6 +89,23 @@ impl Config {
         Ok(())
     }
 
+    /// Reads the key file.
+    ///
+    /// # Errors
+    /// Says what is wrong with the file, or that there is none and it was not asked for.
+    pub fn keys(&self) -> Result<Option<LinkKeys>, ServiceError> {
+        match (&self.key_file, &self.peer_key) {
+            (Some(file), Some(peer)) => Ok(Some(LinkKeys::new(&plover_keys::read(file)?, peer)?)),
+            _ if self.insecure => Ok(None),
+            _ => Err(ServiceError::Config {
+                argument: "--key-file, --peer-key",
+                reason: "are missing; without them anybody who reaches the link can read and \
+                         change the guest's memory, which --insecure allows"
+                    .to_owned(),
+            }),
+        }
+    }
+
     /// Threads that digest.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -109,6 +137,7 @@ mod tests {
             "/tmp/s",
             "--listen",
             "127.0.0.1:1",
+            "--insecure",
         ];
         let config = Config::try_parse_from(base.iter().chain(extra)).map_err(|e| e.to_string())?;
         config.check().map_err(|error| error.to_string())?;

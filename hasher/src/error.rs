@@ -9,7 +9,10 @@ use plover_types::{NodeId, PageIndex, SyncId};
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ProtocolError {
     /// The frame does not start with the magic number.
-    #[error("frame starts with {0:#010x}, not with the hasher's magic")]
+    #[error(
+        "frame starts with {0:#010x}, not with the hasher's magic: is it a hasher, and is \
+         replication.security the same on both hosts?"
+    )]
     Magic(u32),
     /// The peer speaks another version.
     #[error("peer speaks version {0} of the hasher protocol")]
@@ -116,6 +119,15 @@ pub enum RoundError {
         /// What the connection said.
         #[source]
         source: io::Error,
+    },
+    /// The connection is not one with the peer, or what came over it was changed.
+    #[error("connection to the peer hasher broke: {doing}")]
+    Secure {
+        /// What was under way.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: crate::secure::SecureError,
     },
     /// The peer sent something wrong.
     #[error("peer hasher's message refused")]
@@ -326,6 +338,12 @@ pub enum ServiceError {
         #[source]
         source: io::Error,
     },
+    /// This node's key file.
+    #[error("the key for the link to the peer hasher")]
+    KeyFile(#[from] plover_keys::KeyFileError),
+    /// The TLS library.
+    #[error("the key for the link to the peer hasher")]
+    Secure(#[from] crate::secure::SecureError),
     /// A part of the service ended by itself: our own bug.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),

@@ -12,7 +12,7 @@
 //! 4. **compare**: the primary finds the pages that differ ([`compare`](mod@compare)).
 //! 5. **blocks**: of those pages, digests of small blocks tell what to send; it is copied out
 //!    ([`blocks`]). The primary's VM runs again.
-//! 6. **send**: blocks, device state, and the certificate, over the [`link`].
+//! 6. **send**: blocks, device state, and the certificate, over the [`link`] ([`secure`]).
 //! 7. **stage**: the backup writes them into a file that the node holds ([`stage`]).
 //! 8. **verify**: its memory with the staged blocks laid over it must have the primary's
 //!    digests and certificate ([`sync_round`]).
@@ -38,10 +38,12 @@ pub mod listen;
 pub mod page_hash;
 pub mod page_set;
 pub mod protocol;
+pub mod secure;
 pub mod service;
 pub mod stage;
 pub mod state_pack;
 pub mod stats;
+pub mod stream;
 pub mod sync_round;
 pub mod written_pages;
 

@@ -1,4 +1,5 @@
-//! The connection between two hashers: frames over TCP, every wait bounded, handshake included.
+//! The connection between two hashers: frames over TLS over TCP, every wait bounded, handshakes
+//! included.
 //!
 //! What a message means is not known here; see `exchange`.
 
@@ -10,13 +11,14 @@ use bytes::{BufMut, BytesMut};
 use plover_types::{LogIndex, NodeId, SyncId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use crate::certificate::{CertificateKey, Certifier};
 use crate::error::{ProtocolError, RoundError};
 use crate::limits::{CONNECT_MAX, PEER_SILENCE_MAX};
 use crate::protocol::{FrameHeader, HEADER_BYTES, Message};
+use crate::secure::{LinkKeys, cause_of};
+use crate::stream::Stream;
 
 const NO_SYNC: SyncId = SyncId(LogIndex(0));
 
@@ -25,19 +27,20 @@ const NO_SYNC: SyncId = SyncId(LogIndex(0));
 const READ_STEP_BYTES: usize = 1 << 20;
 
 /// Who we are to a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// The replica group.
     pub group: String,
     /// This node.
     pub node: NodeId,
+    /// Its key and the peer's; none where security is switched off.
+    pub keys: Option<LinkKeys>,
 }
 
 /// A connection whose hello was exchanged and whose key is agreed.
 #[derive(Debug)]
 pub struct PeerLink {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    stream: Stream,
     certifier: Certifier,
     initiated: bool,
     put_back: Option<(SyncId, Message)>,
@@ -61,7 +64,8 @@ impl PeerLink {
             let stream = TcpStream::connect(peer)
                 .await
                 .map_err(|source| RoundError::Connect { peer, source })?;
-            let mut link = Self::over(stream, true)?;
+            let stream = Stream::connected(stream, own.keys.as_ref()).await;
+            let mut link = Self::over(stream.map_err(broken("greeting"))?, true);
             link.send(NO_SYNC, &own.hello()).await?;
             let hello = link.receive(NO_SYNC).await?;
             own.check(hello)?;
@@ -82,7 +86,8 @@ impl PeerLink {
     /// If it says nothing in time, or is not the peer.
     pub async fn accept(stream: TcpStream, own: &Identity) -> Result<Self, RoundError> {
         let attempt = async {
-            let mut link = Self::over(stream, false)?;
+            let stream = Stream::accepted(stream, own.keys.as_ref()).await;
+            let mut link = Self::over(stream.map_err(broken("greeting"))?, false);
             let hello = link.receive(NO_SYNC).await?;
             own.check(hello)?;
             link.send(NO_SYNC, &own.hello()).await?;
@@ -98,12 +103,9 @@ impl PeerLink {
             .unwrap_or(Err(RoundError::Silent("handshake")))
     }
 
-    fn over(stream: TcpStream, initiated: bool) -> Result<Self, RoundError> {
-        stream.set_nodelay(true).map_err(broken("setting it up"))?;
-        let (reader, writer) = stream.into_split();
-        Ok(Self {
-            reader,
-            writer,
+    fn over(stream: Stream, initiated: bool) -> Self {
+        Self {
+            stream,
             certifier: Certifier::new(&CertificateKey([0; 48])),
             initiated,
             put_back: None,
@@ -112,7 +114,7 @@ impl PeerLink {
             state_base: Vec::new(),
             sent_bytes: 0,
             received_bytes: 0,
-        })
+        }
     }
 
     /// Whether this side connected: the primary's must.
@@ -152,7 +154,7 @@ impl PeerLink {
         let mut rest = &mut parts[..];
         io::IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
-            let written = timeout(PEER_SILENCE_MAX, self.writer.write_vectored(rest))
+            let written = timeout(PEER_SILENCE_MAX, self.stream.write_vectored(rest))
                 .await
                 .map_err(|_| RoundError::Silent(doing))?
                 .map_err(broken(doing))?;
@@ -161,7 +163,11 @@ impl PeerLink {
             }
             io::IoSlice::advance_slices(&mut rest, written);
         }
-        Ok(())
+        // TLS may still hold a part of it.
+        timeout(PEER_SILENCE_MAX, self.stream.flush())
+            .await
+            .map_err(|_| RoundError::Silent(doing))?
+            .map_err(broken(doing))
     }
 
     /// Receives the next message of `sync`, waiting for it no longer than the peer may be silent.
@@ -204,7 +210,7 @@ impl PeerLink {
 
     async fn fill(&mut self, mut into: &mut [u8], wait: Duration) -> Result<(), RoundError> {
         while !into.is_empty() {
-            let got = received(timeout(wait, self.reader.read(into)).await)?;
+            let got = received(timeout(wait, self.stream.read(into)).await)?;
             self.in_use = true;
             into = &mut into[got..];
         }
@@ -217,14 +223,14 @@ impl PeerLink {
         let step = (bytes - self.buffer.len()).min(READ_STEP_BYTES);
         self.buffer.reserve(step);
         let mut room = (&mut self.buffer).limit(step);
-        received(timeout(PEER_SILENCE_MAX, self.reader.read_buf(&mut room)).await).map(|_| ())
+        received(timeout(PEER_SILENCE_MAX, self.stream.read_buf(&mut room)).await).map(|_| ())
     }
 
     /// Returns when the connection has ended although no round used it. Safe to drop and call
     /// again.
     pub async fn lost_while_idle(&mut self) -> io::Error {
         let mut byte = [0];
-        match self.reader.peek(&mut byte).await {
+        match self.stream.tcp().peek(&mut byte).await {
             Ok(0) => io::ErrorKind::UnexpectedEof.into(),
             // The peer has begun the next round. Whoever takes it up will see how it goes on.
             Ok(_) => std::future::pending().await,
@@ -269,5 +275,8 @@ fn received(
 }
 
 fn broken(doing: &'static str) -> impl Fn(io::Error) -> RoundError {
-    move |source| RoundError::Link { doing, source }
+    move |source| match cause_of(&source) {
+        Some(source) => RoundError::Secure { doing, source },
+        None => RoundError::Link { doing, source },
+    }
 }

@@ -29,6 +29,10 @@ const REQUESTS_WAITING: usize = 16;
 /// If an argument is wrong, a socket cannot be opened, or a part of the service ends by itself.
 pub async fn serve(config: Config) -> Result<(), ServiceError> {
     config.check()?;
+    let keys = config.keys()?;
+    if keys.is_none() {
+        tracing::warn!("the link to the peer hasher is neither authenticated nor encrypted");
+    }
     let peers = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServiceError::Listen {
@@ -51,7 +55,7 @@ pub async fn serve(config: Config) -> Result<(), ServiceError> {
             source,
         })?;
     tracing::info!(listen = %config.listen, socket = %config.socket.display(), "hasher serves");
-    Service::new(config, inbound, identity)
+    Service::new(config, keys, inbound, identity)
         .serve(from_node)
         .await
 }

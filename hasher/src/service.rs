@@ -17,6 +17,7 @@ use crate::control::{AttachReport, ControlSocket, Event, Request, Side};
 use crate::error::{RoundError, ServiceError, chain};
 use crate::exchange::LinkSlot;
 use crate::link::{Identity, PeerLink};
+use crate::secure::LinkKeys;
 use crate::stage::{StageHeader, StagedBody};
 use crate::stats::{RoundStats, Step, StepTimes};
 use crate::sync_round::{Cancel, Ending, Round, run};
@@ -92,6 +93,7 @@ struct Settled {
 #[derive(Debug)]
 pub struct Service {
     config: Config,
+    keys: Option<LinkKeys>,
     events: Option<Events>,
     attached: Option<Attachment>,
     running: Option<Running>,
@@ -106,11 +108,13 @@ impl Service {
     #[must_use]
     pub fn new(
         config: Config,
+        keys: Option<LinkKeys>,
         inbound: Arc<LinkSlot>,
         identity: watch::Sender<Option<Identity>>,
     ) -> Self {
         Self {
             config,
+            keys,
             events: None,
             attached: None,
             running: None,
@@ -189,6 +193,7 @@ impl Service {
         let identity = Identity {
             group,
             node: self.config.node_id,
+            keys: self.keys.clone(),
         };
         self.identity.send_replace(Some(identity));
         let pages = attachment.memory.layout().pages();

@@ -235,9 +235,11 @@ impl Round {
         let reused = self.link.as_ref().is_some_and(PeerLink::initiated);
         let theirs = match self.meet_backup(&own).await {
             // The peer may have closed it since the last round, or given a round up on it.
-            Err(RoundError::Link { .. } | RoundError::Protocol(ProtocolError::Sync { .. }))
-                if reused =>
-            {
+            Err(
+                RoundError::Link { .. }
+                | RoundError::Secure { .. }
+                | RoundError::Protocol(ProtocolError::Sync { .. }),
+            ) if reused => {
                 self.link = None;
                 self.meet_backup(&own).await?
             }

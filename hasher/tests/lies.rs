@@ -1,5 +1,5 @@
 //! A peer that speaks the protocol and lies in it: each lie costs the round, by name, and nothing
-//! else.
+//! else. Without TLS: a peer with the right key may lie as well as one without.
 
 mod common;
 
@@ -92,7 +92,7 @@ impl Liar {
 #[test]
 fn a_primary_that_lies_costs_the_round_and_no_more() {
     let listen = free_address();
-    let mut host = Host::new(PAGES, listen, free_address(), 2);
+    let mut host = Host::new(PAGES, listen, free_address(), 2).insecure();
     host.start();
     host.attach(false, false);
     let outside: PageSet = [PageIndex(PAGES / 2 + 1)].into_iter().collect();
@@ -244,7 +244,7 @@ fn a_primary_that_lies_costs_the_round_and_no_more() {
 fn a_backup_that_lies_costs_the_round_and_no_more() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
-    let mut host = Host::new(PAGES, free_address(), address, 1);
+    let mut host = Host::new(PAGES, free_address(), address, 1).insecure();
     host.start();
     host.attach(false, false);
     host.ram.write(0, b"differs");

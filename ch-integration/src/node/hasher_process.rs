@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use hasher::client::Client;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use plover_keys::PublicIdentity;
 use tracing::info;
 
 /// A call to the hasher that takes longer counts as a dead hasher.
@@ -26,6 +27,9 @@ pub struct HasherSetup {
     pub listen: SocketAddr,
     /// Where its peer listens.
     pub peer: SocketAddr,
+    /// The file with this node's secret key, and the peer's public one; none where security is
+    /// switched off.
+    pub keys: Option<(PathBuf, PublicIdentity)>,
     /// This node.
     pub node_id: u8,
     /// Threads that digest.
@@ -70,6 +74,13 @@ impl HasherProcess {
             .args(["--peer", &setup.peer.to_string()])
             .args(["--node-id", &setup.node_id.to_string()])
             .args(["--threads", &setup.threads.to_string()]);
+        match &setup.keys {
+            Some((file, peer)) => command
+                .arg("--key-file")
+                .arg(file)
+                .args(["--peer-key", &peer.to_string()]),
+            None => command.arg("--insecure"),
+        };
         if let Some(pages) = setup.slice_pages_max {
             command.args(["--slice-pages-max", &pages.to_string()]);
         }

@@ -77,6 +77,7 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         .map(|(port, pool)| NodePort::new(port, pool));
     let facts = Arc::new(NodeFacts::new(&config));
     check_binaries(&config)?;
+    config.keys()?;
     let node = start_node(&config, replication.as_ref(), &facts)?;
     let clock_start = node.instant_of(Duration::ZERO);
     let (poll, commands) = unbounded();
@@ -295,7 +296,16 @@ fn prepare_hashing(
         return Ok(None);
     }
     let mut others = config.group.nodes.iter().filter(|node| node.id != own.id);
-    let peer = others.find_map(|node| node.hasher);
+    let peer = others.find(|node| node.hasher.is_some());
+    let peer = peer.context("no other replica has a hasher address in group.nodes")?;
+    let keys = if config.is_secured() {
+        let public = peer
+            .public_key
+            .context("the other replica has no public_key")?;
+        Some((config.key_file(), public))
+    } else {
+        None
+    };
     let written = WrittenPages::create(ram_layout::guest_end(regions))
         .context("make the log of written pages")?;
     let staging = memfd_create(c"plover-staging", MFdFlags::MFD_CLOEXEC)
@@ -305,7 +315,10 @@ fn prepare_hashing(
             binary: config.hasher_binary(),
             socket: config.hasher_socket(),
             listen: own.hasher.context("this replica has no hasher address")?,
-            peer: peer.context("no other replica has a hasher address in group.nodes")?,
+            peer: peer
+                .hasher
+                .context("no other replica has a hasher address in group.nodes")?,
+            keys,
             node_id: config.id,
             threads: config.hasher.threads,
             slice_pages_max: config.debug.slice_pages,

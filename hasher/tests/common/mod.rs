@@ -2,6 +2,7 @@
 //! as both nodes and both guests.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -16,6 +17,7 @@ use hasher::stats::{RoundStats, Step};
 use hasher::written_pages::backend_log::BackendLog;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use plover_keys::Identity;
 use plover_types::{Certificate, LogIndex, PageIndex, Position, SyncId, SyncKind};
 
 pub const PAGE: usize = 4096;
@@ -163,7 +165,23 @@ pub struct Host {
     listen: SocketAddr,
     peer: SocketAddr,
     node_id: u64,
+    pub security: Security,
     pub events: Vec<Event>,
+}
+
+/// How a host's link to its peer is secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    Off,
+    /// Under its key; the peer must have the key of this node.
+    On {
+        peer: u64,
+    },
+}
+
+/// The key of a node in these tests.
+pub fn identity(node_id: u64) -> Identity {
+    Identity::from_secret([node_id as u8; 32])
 }
 
 impl Host {
@@ -183,8 +201,32 @@ impl Host {
             listen,
             peer,
             node_id,
+            security: Security::On { peer: 3 - node_id },
             events: Vec::new(),
         }
+    }
+
+    /// The same without keys.
+    pub fn insecure(mut self) -> Self {
+        self.security = Security::Off;
+        self
+    }
+
+    fn key_arguments(&self) -> Vec<OsString> {
+        let Security::On { peer } = self.security else {
+            return vec!["--insecure".into()];
+        };
+        let file = self.dir.path().join("key");
+        if !file.exists() {
+            plover_keys::write_new(&file, &identity(self.node_id)).expect("key file");
+        }
+        let peer = identity(peer).public().to_string();
+        vec![
+            "--key-file".into(),
+            file.into(),
+            "--peer-key".into(),
+            peer.into(),
+        ]
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -202,6 +244,7 @@ impl Host {
                 &self.peer.to_string(),
             ])
             .args(["--node-id", &self.node_id.to_string(), "--threads", "2"])
+            .args(self.key_arguments())
             .env(
                 "RUST_LOG",
                 std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned()),
@@ -409,8 +452,13 @@ pub fn pair_through(
     two: SocketAddr,
     through: Option<SocketAddr>,
 ) -> (Host, Host) {
-    let mut first = Host::new(pages, one, through.unwrap_or(two), 1);
-    let mut second = Host::new(pages, two, one, 2);
+    let first = Host::new(pages, one, through.unwrap_or(two), 1);
+    let second = Host::new(pages, two, one, 2);
+    started([first, second], tracked)
+}
+
+/// Starts and attaches both.
+pub fn started([mut first, mut second]: [Host; 2], tracked: bool) -> (Host, Host) {
     for host in [&mut first, &mut second] {
         host.start();
         host.attach(tracked, false);
