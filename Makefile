@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test fuzz soak perf perf-build perf-check lint clean
+.PHONY: help deps build demo test fuzz sim soak perf perf-build perf-check lint clean
 
 # A debug build is compiled with opt-level 1, its dependencies with 2 (see Cargo.toml): fast
 # enough to protect a VM under load, and twice as fast to build as a release.
@@ -20,6 +20,7 @@ help:
 	@echo "make demo   protect a VM, kill its host, show what it cost"
 	@echo "make test   every check and every test"
 	@echo "make fuzz   what a guest, a VMM or a peer may send, $(SECONDS) s a target (SECONDS=n, TARGETS=...)"
+	@echo "make sim    a simulated group: SEED=n with its trace, or SEEDS=n many (FROM=n)"
 	@echo "make soak   $(RUNS) kills at moments that seeds draw (RUNS=n), then $(BOOTS) groups under faults"
 	@echo "            whose clients' histories must be linearizable (BOOTS=n, RANDOM_SEED=first seed)"
 	@echo "make perf   what the parts cost, A against B in one run (ONLY=datapath|hasher|replication,"
@@ -54,6 +55,12 @@ test: build lint
 fuzz: deps
 	.ci/fuzz $(SECONDS) $(TARGETS)
 
+# Needs nothing but cargo.
+SEEDS ?= 5000
+sim:
+	cargo run -p plover-sim --profile $(PROFILE) -- $(if $(SEED),--seed $(SEED),--coverage \
+		--count $(SEEDS) --threads $(shell nproc) $(if $(FROM),--from $(FROM)))
+
 # Moments by seed; then one kill inside each step of a sync; then kills, cuts and standstills under
 # clients whose histories are judged; then a card without replication whose VMM and backend die 100
 # times each.
@@ -63,6 +70,8 @@ soak: build
 		--profile $(PROFILE) --test linearizability -- --nocapture --test-threads 1
 	PLOVER_RECONNECTS=100 PLOVER_SEED=$(RANDOM_SEED) cargo test -p plover-tests --profile $(PROFILE) \
 		--test reconnect -- --nocapture --test-threads 1
+	$(MAKE) sim SEEDS=100000
+	cargo test -p plover-sim --profile $(PROFILE) --features planted-bugs --test planted -- --nocapture
 
 # Figures for docs/performance.md, always of a release build: into target/perf/results.json.
 results := $(target_dir)/perf/results.json

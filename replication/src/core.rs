@@ -104,8 +104,10 @@ pub struct Core {
     uplink_up: bool,
     report_sequence: u64,
     reported: Option<LocalCopy>,
-    /// The guest ran here once.
+    /// The guest ran here once, or may have before a restart.
     has_run: bool,
+    /// The last entry that was there when this node started again.
+    recovered: LogIndex,
     is_mute: bool,
     /// The last planned failover that was asked for here.
     failover: Option<failover::Failover>,
@@ -153,6 +155,7 @@ impl Core {
             applied = index;
             storage.set_commit(applied);
         }
+        let recovered = storage.last();
         let raft_config = raft_config(&config, place, applied);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let mut raft = RawNode::new(&raft_config, storage, &logger)?;
@@ -208,7 +211,8 @@ impl Core {
             uplink_up: true,
             report_sequence: 0,
             reported: None,
-            has_run: false,
+            has_run: config.is_restarted,
+            recovered,
             is_mute: false,
             counters: CoreCounters::default(),
             config,

@@ -275,19 +275,21 @@ impl LocalCopy {
         };
     }
 
-    /// Takes what a committed entry changed, and tells the driver through `command`.
+    /// Takes what a committed entry changed, and tells the driver through `command`. Only a guest
+    /// that cannot have run yet is started from its kernel (`may_boot`).
     pub fn on_applied(
         &mut self,
         own: NodeId,
         role: Option<&RoleEntry>,
         applied: &Applied,
+        may_boot: bool,
         mut command: impl FnMut(CopyCommand),
     ) {
         match *applied {
             Applied::Ignored | Applied::Input | Applied::Members { .. } => {}
             Applied::Role { replaced, .. } => {
                 if let Some(role) = role {
-                    self.on_role(own, role, replaced.is_none(), &mut command);
+                    self.on_role(own, role, may_boot && replaced.is_none(), &mut command);
                 }
             }
             Applied::SyncBegan(sync) => {

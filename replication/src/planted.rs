@@ -24,6 +24,17 @@ pub enum Bug {
     FillUnequalHost,
 }
 
+impl Bug {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::ReleaseBeforeCommit,
+        Self::LeaseWithoutMargin,
+        Self::VoteAfterRestart,
+        Self::TakeOverWhileLoading,
+        Self::FillUnequalHost,
+    ];
+}
+
 #[cfg(feature = "planted-bugs")]
 thread_local! {
     static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };

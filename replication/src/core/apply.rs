@@ -81,8 +81,11 @@ impl Core {
         }
         let actions = &mut self.actions;
         let (cursor, index) = (&mut self.cursor, self.applied);
+        // An entry from before a restart: the guest may have run, and answered, since.
+        let may_boot = index > self.recovered;
+        let (own, role) = (self.config.own, self.group.role());
         self.copy
-            .on_applied(self.config.own, self.group.role(), &applied, |command| {
+            .on_applied(own, role, &applied, may_boot, |command| {
                 match command {
                     CopyCommand::Begin { sync, .. } => cursor.set_barrier(Some(sync.0)),
                     CopyCommand::Boot => cursor.seek(Position::start_of(index.next())),

@@ -192,6 +192,10 @@ impl Core {
             .is_some_and(|shut| now >= shut + 2 * sync_timeout);
         if is_late || is_lost {
             failover.progress = FailoverProgress::GivenUp;
+            let was_shut = failover.shut.is_some();
+            if was_shut && leads {
+                self.step_down();
+            }
             self.handed_over_at = None;
             self.actions.push(super::Action::Note(Notice::Failover(
                 FailoverProgress::GivenUp,

@@ -49,10 +49,30 @@ impl Core {
             return false;
         }
         match self.decide() {
+            Plan::HandOver(to) => self.hand_over(to),
+            _ if self.gives_up_hand_over() => true,
             Plan::Wait => false,
             Plan::Propose(entry) => self.propose_control(&entry),
-            Plan::HandOver(to) => self.hand_over(to),
         }
+    }
+
+    /// Nobody took over, and there is no reason any more. The other node may still hold our request,
+    /// and ask for votes that disregard our lease whenever it gets to it: so this node does not just
+    /// open its uplink again, it steps down.
+    fn gives_up_hand_over(&mut self) -> bool {
+        let timeout = self.config.tick * self.config.election_ticks;
+        let is_late = |at| self.now >= at + timeout * HANDOVER_RETRY_TIMEOUTS;
+        let gives_up = self.handed_over_at.is_some_and(is_late);
+        if gives_up {
+            self.step_down();
+        }
+        gives_up
+    }
+
+    /// Leads no more; whoever does next does so in a later term.
+    pub(super) fn step_down(&mut self) {
+        let raft = &mut self.raft.raft;
+        raft.become_follower(raft.term, raft::INVALID_ID);
     }
 
     pub(super) fn decide(&self) -> Plan {

@@ -32,7 +32,9 @@ fn flight(kind: SyncKind) -> SyncInFlight {
 
 fn apply(copy: &mut LocalCopy, role: &RoleEntry, applied: &Applied) -> Vec<CopyCommand> {
     let mut commands = Vec::new();
-    copy.on_applied(ME, Some(role), applied, |command| commands.push(command));
+    copy.on_applied(ME, Some(role), applied, true, |command| {
+        commands.push(command);
+    });
     commands
 }
 
@@ -192,4 +194,22 @@ fn events_of_another_sync_change_nothing() {
     assert_eq!(copy, before);
     copy.on_event(CopyEvent::Lost);
     assert_eq!(copy, LocalCopy::Absent);
+}
+
+#[test]
+fn a_first_primary_that_started_again_does_not_boot_its_guest_anew() {
+    let first = role(ME, &[ME]);
+    let applied = Applied::Role {
+        replaced: None,
+        sync: None,
+    };
+    let mut copy = LocalCopy::Ready;
+    copy.on_applied(ME, Some(&first), &applied, false, |command| {
+        panic!("{command:?} of a guest that may have run")
+    });
+    assert_eq!(copy, LocalCopy::Ready);
+    copy.on_applied(ME, Some(&first), &applied, true, |command| {
+        assert_eq!(command, CopyCommand::Boot);
+    });
+    assert_eq!(copy, LocalCopy::Booting);
 }
