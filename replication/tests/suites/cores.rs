@@ -36,9 +36,9 @@ fn config(own: u64, is_restarted: bool) -> CoreConfig {
     CoreConfig {
         own: NodeId(own),
         nodes: (A..=WITNESS)
-            .map(|id| NodeSpec {
-                is_replica: id != WITNESS,
-                ..NodeSpec::replica(id)
+            .map(|id| match id {
+                WITNESS => NodeSpec::witness(id),
+                _ => NodeSpec::replica(id),
             })
             .collect(),
         joins: false,

@@ -5,9 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use plover_types::{LogIndex, NodeId, Offload, PacketBurstBuilder, Term};
+use plover_types::{LogIndex, NodeId, NodeSpec, Offload, PacketBurstBuilder, Term};
 use raft::eraftpb::{Entry, Message, MessageType, Snapshot};
 use raft::{Config, RawNode, StateRole};
+use replication::group::GroupState;
+use replication::members::Members;
 use replication::storage::LogStorage;
 use replication::wire::{Body, Envelope, GroupId, check_against_log, decode, encode};
 
@@ -334,7 +336,16 @@ impl Group {
             .expect("and decoded")
             .body
         {
-            Body::Raft(message) => Some(message),
+            Body::Raft(mut message) => {
+                if message.get_msg_type() == MessageType::MsgSnapshot {
+                    // The members are in the data, and raft-rs is told of them, as the core does.
+                    let snapshot = message.mut_snapshot();
+                    let state = GroupState::decode(snapshot.data.clone()).expect("a state");
+                    let members = state.members().conf_state();
+                    snapshot.mut_metadata().set_conf_state(members);
+                }
+                Some(message)
+            }
             Body::Report(_) => None,
         }
     }
@@ -385,7 +396,7 @@ impl Group {
         let index = LogIndex(node.applied);
         let log = node.raft.mut_store();
         let term = log.term_of(index).expect("applied entries are there");
-        log.set_snapshot_data(index, term, Bytes::from_static(b"state"))
+        log.set_snapshot_data(index, term, state_of_three())
             .expect("a snapshot of what is applied");
         log.compact(index.next()).expect("up to the snapshot");
         node.kept = node.raft.store().clone();
@@ -522,6 +533,12 @@ pub fn burst(number: u32) -> Bytes {
     builder.finish().expect("a burst").encoded().clone()
 }
 
+/// What a snapshot of a group of three says.
+fn state_of_three() -> Bytes {
+    let nodes: Vec<NodeSpec> = (1..=3).map(NodeSpec::replica).collect();
+    GroupState::of(Members::of(&nodes)).encode()
+}
+
 /// A message between nodes, to be filled in.
 pub fn message(kind: MessageType, from: u64, to: u64, term: u64) -> Message {
     let mut message = Message::default();
@@ -531,13 +548,13 @@ pub fn message(kind: MessageType, from: u64, to: u64, term: u64) -> Message {
 }
 
 /// A snapshot of the group's state at an entry.
-pub fn snapshot(voters: u64, index: LogIndex, term: Term) -> Snapshot {
+pub fn snapshot(index: LogIndex, term: Term) -> Snapshot {
     let mut snapshot = Snapshot {
-        data: Bytes::from_static(b"state"),
+        data: state_of_three(),
         ..Snapshot::default()
     };
     let metadata = snapshot.mut_metadata();
     (metadata.index, metadata.term) = (index.0, term.0);
-    metadata.mut_conf_state().voters = (1..=voters).collect();
+    metadata.mut_conf_state().voters = (1..=3).collect();
     snapshot
 }

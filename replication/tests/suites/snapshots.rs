@@ -89,7 +89,7 @@ fn a_snapshot_that_is_not_newer_than_what_is_committed_is_ignored() {
         group.propose(1, 2).expect("it leads");
         group.settle();
         let mut old = message(MessageType::MsgSnapshot, 1, 2, 1);
-        old.set_snapshot(snapshot(3, LogIndex(index), Term(1)));
+        old.set_snapshot(snapshot(LogIndex(index), Term(1)));
         group.inject(old);
         assert_eq!((group.last(2), group.node(2).terms().len()), (3, 3));
         group.settle();
@@ -105,7 +105,7 @@ fn a_snapshot_of_what_the_log_holds_moves_the_commit_index_only() {
     group.deliver(&[2]);
     assert_eq!((group.last(2), group.committed(2)), (2, 1));
     let mut known = message(MessageType::MsgSnapshot, 1, 2, 1);
-    known.set_snapshot(snapshot(3, LogIndex(2), Term(1)));
+    known.set_snapshot(snapshot(LogIndex(2), Term(1)));
     group.inject(known);
     assert_eq!((group.committed(2), group.node(2).terms().len()), (2, 2));
 }
@@ -114,7 +114,7 @@ fn a_snapshot_of_what_the_log_holds_moves_the_commit_index_only() {
 fn a_snapshot_of_the_past_is_kept_out_and_a_leader_is_given_none() {
     let mut group = Group::led_by_first(Setup::plain(3));
     let mut stranger = message(MessageType::MsgSnapshot, 3, 1, 1);
-    stranger.set_snapshot(snapshot(3, LogIndex(9), Term(1)));
+    stranger.set_snapshot(snapshot(LogIndex(9), Term(1)));
     group.inject(stranger);
     assert_eq!((group.leader(), group.last(1)), (1, 1));
 }
