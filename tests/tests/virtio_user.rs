@@ -4,13 +4,14 @@
 //!
 //! The cases are those of the plans `perf_virtio_user_loopback`,
 //! `loopback_multi_paths_port_restart` and `loopback_multi_queues`, for split rings; what they
-//! measure is measured elsewhere. Here packets must come back, all of them and whole. No time is
+//! measure is measured elsewhere, and `virtio_fwd`'s are in `reconnect.rs`. Here packets must come back, all of them and whole. No time is
 //! asserted.
 
 use anyhow::{Result, ensure};
 use plover_tests::e2e;
 use plover_tests::e2e::card::{Card, CardConfig};
 use plover_tests::e2e::testpmd::{self, Testpmd};
+use plover_tests::e2e::vm::pair_counts;
 use plover_tests::frontend::{Guest, GuestConfig, Pieces};
 
 /// Frame bytes that every path is tried with.
@@ -22,6 +23,8 @@ const BURSTS: u64 = 4;
 const BURST: u64 = 32;
 /// Times that a port is stopped and started.
 const RESTARTS: u64 = 20;
+/// The same where a path is tried in another dress.
+const FEW_RESTARTS: u64 = 3;
 
 /// A way through the driver, as the plans name it.
 struct DriverPath {
@@ -60,11 +63,18 @@ const PATHS: [DriverPath; 5] = [
 
 /// Packets circulate between driver and card until they are stopped, then all are taken.
 fn circulate(testpmd: &mut Testpmd, bytes: usize) -> Result<()> {
+    circulate_segments(testpmd, &[bytes], BURSTS)
+}
+
+/// The same for packets that the driver has in several segments.
+fn circulate_segments(testpmd: &mut Testpmd, segments: &[usize], bursts: u64) -> Result<()> {
+    let bytes: usize = segments.iter().sum();
     let before = testpmd.counts()?;
-    let start = format!("start tx_first {BURSTS}");
-    let size = format!("set txpkts {bytes}");
+    let start = format!("start tx_first {bursts}");
+    let lengths: Vec<_> = segments.iter().map(ToString::to_string).collect();
+    let size = format!("set txpkts {}", lengths.join(","));
     testpmd.commands(&["set fwd mac", &size, &start])?;
-    let sent = before.tx_packets + 20 * BURSTS * BURST;
+    let sent = before.tx_packets + 20 * bursts * BURST;
     testpmd.wait_for_counts("the packets went round twenty times", |counts| {
         counts.tx_packets >= sent
     })?;
@@ -100,8 +110,12 @@ fn try_path_on(card: &CardConfig, path: &DriverPath) -> Result<()> {
     for bytes in SIZES {
         circulate(&mut testpmd, bytes)?;
     }
+    restart_port(&card, testpmd, path.name, RESTARTS)
+}
+
+fn restart_port(card: &Card, mut testpmd: Testpmd, name: &str, times: u64) -> Result<()> {
     // The port is stopped and started under traffic, and goes on each time.
-    for _ in 0..RESTARTS {
+    for _ in 0..times {
         testpmd.commands(&["port stop 0", "port start 0"])?;
         let sent = testpmd.counts()?.tx_packets;
         testpmd.commands(&["set fwd mac", "start tx_first 1"])?;
@@ -111,7 +125,7 @@ fn try_path_on(card: &CardConfig, path: &DriverPath) -> Result<()> {
         testpmd.command("stop")?;
     }
     let counts = testpmd.counts()?;
-    println!("{}: {counts:?}, {RESTARTS} restarts", path.name);
+    println!("{name}: {counts:?}, {times} restarts");
     let fault = card.status()?["status"]["ring_fault"].clone();
     ensure!(fault.is_null(), "a ring was stopped: {fault}");
     testpmd.quit()
@@ -142,14 +156,75 @@ fn testpmd_vectorized() -> Result<()> {
     try_path(&PATHS[4])
 }
 
+/// Eight queues, the most that a card has; each packet of a burst is a flow of its own, so that each
+/// queue carries some.
 #[test]
 fn testpmd_several_queues() -> Result<()> {
-    let path = DriverPath {
-        name: "two queues",
-        device: "packed_vq=0,in_order=1,mrg_rxbuf=1,queues=2",
-        options: &["--rxq=2", "--txq=2"],
+    let Some(_turn) = e2e::turn_without_vm(testpmd::lack())? else {
+        return Ok(());
     };
-    try_path_on(&card("queue_pairs = 2"), &path)
+    let card = Card::start(&card("queue_pairs = 8"))?;
+    let device = "packed_vq=0,in_order=1,mrg_rxbuf=1,queues=8";
+    let options = [
+        "--rxq=8",
+        "--txq=8",
+        "--txonly-multi-flow",
+        "--total-num-mbufs=16384",
+    ];
+    let mut testpmd = Testpmd::start(&card.socket(), device, &options)?;
+    circulate_segments(&mut testpmd, &[64], 1)?;
+    circulate_segments(&mut testpmd, &[1514], 1)?;
+    let pairs = pair_counts(&card.status()?)?;
+    println!("packets to and from the driver, by pair: {pairs:?}");
+    let used = |(delivered, taken): &(u64, u64)| *delivered > 0 && *taken > 0;
+    ensure!(
+        pairs.len() == 8 && pairs.iter().all(used),
+        "a queue was not used"
+    );
+    restart_port(&card, testpmd, "eight queues", FEW_RESTARTS)
+}
+
+/// Packets larger than a buffer, as the plans send them to mergeable paths: in segments, and back
+/// over several buffers.
+#[test]
+fn testpmd_jumbo_frames_in_mergeable_buffers() -> Result<()> {
+    const SEGMENTS: [&[usize]; 3] = [&[64], &[2000; 4], &[2000, 2000, 2000, 2000, 1000]];
+    for path in [&PATHS[0], &PATHS[2]] {
+        try_jumbo(
+            path,
+            &[
+                "--max-pkt-len=9018",
+                "--tx-offloads=0x8000",
+                "--enable-scatter",
+            ],
+            &SEGMENTS,
+        )?;
+    }
+    Ok(())
+}
+
+/// Without mergeable buffers each has to take a whole packet.
+#[test]
+fn testpmd_jumbo_frames_in_large_buffers() -> Result<()> {
+    const SEGMENTS: [&[usize]; 3] = [&[64], &[4096], &[9000]];
+    for path in [&PATHS[1], &PATHS[3]] {
+        try_jumbo(path, &["--max-pkt-len=9018", "--mbuf-size=9600"], &SEGMENTS)?;
+    }
+    Ok(())
+}
+
+fn try_jumbo(path: &DriverPath, options: &[&str], sizes: &[&[usize]]) -> Result<()> {
+    let Some(_turn) = e2e::turn_without_vm(testpmd::lack())? else {
+        return Ok(());
+    };
+    let card = Card::start(&card("mtu = 9000"))?;
+    let options = [path.options, options].concat();
+    let mut testpmd = Testpmd::start(&card.socket(), path.device, &options)?;
+    for segments in sizes {
+        // Few enough that their buffers fit the ring.
+        circulate_segments(&mut testpmd, segments, 1)?;
+    }
+    restart_port(&card, testpmd, path.name, FEW_RESTARTS)
 }
 
 /// Frames of these sizes through a guest of our own; every byte is checked, none may be lost. The
