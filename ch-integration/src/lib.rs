@@ -14,6 +14,7 @@ pub mod keygen;
 pub mod launch;
 pub mod limits;
 pub mod node;
+pub mod operate;
 pub mod qemu;
 pub mod refuse;
 pub mod state_blob;

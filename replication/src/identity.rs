@@ -20,8 +20,8 @@ pub enum IdentityError {
     #[error(
         "this node has taken part in its group before ({path} says so) and has lost its log since: \
          it may have voted or acknowledged what it no longer knows, so it must come back under a \
-         new id. This release cannot add one to a running group: leave this node stopped, and when \
-         the group can be stopped, remove the state folders of ALL its nodes and start a new group"
+         new id: leave this folder as it is, and bring another node in with `plover replace`; see \
+         docs/operations.md, \"A host that is lost\""
     )]
     LogLost {
         /// The identity file.
@@ -122,7 +122,10 @@ mod tests {
         let refused = claim_in_memory(&state, OWNER).unwrap_err();
         assert!(matches!(refused, IdentityError::LogLost { .. }));
         let text = refused.to_string();
-        assert!(text.contains("new id") && text.contains("ALL"), "{text}");
+        assert!(
+            text.contains("new id") && text.contains("plover replace"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -189,6 +189,12 @@ impl PollCore {
                 // Nobody waiting for it any more is no concern of the core's.
                 let _ = reply.try_send(Box::new(self.status(now)));
             }
+            PollCommand::FailOver(reply) => {
+                let _ = reply.try_send(self.node.core_mut().fail_over(now));
+            }
+            PollCommand::ReplaceMember { lost, new, reply } => {
+                let _ = reply.try_send(self.node.core_mut().replace(now, lost, &new));
+            }
         }
     }
 

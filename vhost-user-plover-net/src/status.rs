@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use plover_types::{LogIndex, NodeId, Position, RoleEntry, SyncId, SyncKind, Term};
-use replication::core::CoreCounters;
+use plover_types::{
+    LogIndex, Member, NodeId, Position, RoleEntry, Standing, SyncId, SyncKind, Term,
+};
+use replication::core::{CoreCounters, FailoverProgress};
 use replication::node::{Node, NodeCounters};
 use replication::transport::TransportCounters;
 use replication::wire::CopyState;
@@ -93,6 +95,35 @@ pub struct PeerStatus {
     pub is_idle: bool,
 }
 
+/// A member of the group.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub node: NodeId,
+    /// Whether it may hold a copy.
+    pub is_replica: bool,
+    /// What its word counts: voter, learner, joining or leaving.
+    pub standing: &'static str,
+    /// The lost member whose place it takes.
+    pub replaces: Option<NodeId>,
+}
+
+impl MemberStatus {
+    fn of(member: &Member) -> Self {
+        Self {
+            node: member.spec.id,
+            is_replica: member.spec.is_replica,
+            standing: match member.standing {
+                Standing::Voter => "voter",
+                Standing::Learner { .. } => "learner",
+                Standing::Joining { .. } => "joining",
+                Standing::Leaving => "leaving",
+            },
+            replaces: member.standing.replaces(),
+        }
+    }
+}
+
 /// The sync in flight.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct SyncStatus {
@@ -139,6 +170,16 @@ pub struct Status {
     pub ring_fault: Option<String>,
     /// Packets of each of the guest's queue pairs.
     pub pairs: Vec<PairCounts>,
+    /// Counts the changes of the members so far.
+    pub members_version: u64,
+    /// The members, as far as this node knows.
+    pub members: Vec<MemberStatus>,
+    /// Whether this node has a vote.
+    pub has_vote: bool,
+    /// Whether this node takes no part any more: its disk failed, or another took its place.
+    pub is_mute: bool,
+    /// How far the last planned failover is that this node was asked for.
+    pub failover: Option<FailoverProgress>,
     /// The peers.
     pub peers: Vec<PeerStatus>,
     /// The path.
@@ -188,6 +229,17 @@ impl Status {
             transmit_runs: nic.transmit_runs,
             ring_fault: fault.map(|fault| fault.to_string()),
             pairs: Vec::new(),
+            members_version: core.group().members().version(),
+            members: core
+                .group()
+                .members()
+                .list()
+                .iter()
+                .map(MemberStatus::of)
+                .collect(),
+            has_vote: core.has_vote(),
+            is_mute: core.is_mute(),
+            failover: core.failover(),
             peers: core
                 .reports()
                 .map(|(node, at, report)| PeerStatus {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use ch_integration::config::Config;
 use ch_integration::demo::{self, DemoOptions};
 use ch_integration::node::status_text;
+use ch_integration::operate::{self, FailoverOptions, ReplaceOptions};
 use ch_integration::{doctor, keygen, node};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -38,6 +39,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Hands the primary's work to the backup, for maintenance: after a last sync, without waiting for
+    /// a timeout, and without losing anything. Exit code 0: the other node serves; 4: refused, with
+    /// the reason; 5: given up, this node serves on; 1: no answer.
+    Failover(FailoverOptions),
+    /// Lets a new node into the group in the place of one that is lost for good. Exit code 0: it is in
+    /// the log; 4: refused, with the reason; 1: no answer.
+    Replace(ReplaceOptions),
     /// Starts three nodes on this machine, kills the primary under load, and counts what was lost.
     Demo(Box<DemoOptions>),
     /// Makes the secret key of one node, and prints its public key, which every node's
@@ -72,6 +80,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Node { config } => run_node(&config),
         Command::Status { node, json } => show_status(&node, json),
+        Command::Failover(options) => operate::fail_over(&options).map(ExitCode::from),
+        Command::Replace(options) => operate::replace(&options).map(ExitCode::from),
         Command::Demo(options) => run_demo(&options),
         Command::Keygen { file, public, json } => run_keygen(&file, public, json),
         Command::Doctor { config, json } => run_doctor(config.as_deref(), json),

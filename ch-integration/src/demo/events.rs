@@ -130,6 +130,11 @@ impl EventTail {
         let Ok(mut file) = File::open(&self.path) else {
             return Ok(Vec::new());
         };
+        if file.metadata().is_ok_and(|file| file.len() < self.offset) {
+            // Another node's, on the same host.
+            self.offset = 0;
+            self.partial.clear();
+        }
         file.seek(SeekFrom::Start(self.offset))
             .context("seek in the events")?;
         let read = file

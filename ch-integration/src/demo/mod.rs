@@ -22,6 +22,7 @@ pub mod network;
 mod node_config;
 mod options;
 pub mod outage;
+mod replacement;
 pub mod resp;
 mod run;
 pub mod table;

@@ -30,6 +30,9 @@ pub const CLIENT_IP_COUNTER: &str = "10.9.0.1/24";
 /// TCP port of the hashers.
 pub const HASHER_PORT: u16 = 7700;
 
+/// The id of a node that takes a lost one's place on a host is larger by this.
+pub const REPLACED_ID_STEP: u64 = 10;
+
 /// A host of the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
@@ -63,9 +66,11 @@ impl Host {
         }
     }
 
-    /// The host with this node id.
+    /// The host with this node id, or with that of a node that replaced it.
     pub fn from_id(id: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|host| host.id() == id)
+        Self::ALL
+            .into_iter()
+            .find(|host| host.id() == id % REPLACED_ID_STEP)
     }
 
     /// The other replica.

@@ -6,6 +6,7 @@
 //! No packet and no page passes here.
 
 mod card;
+pub mod control;
 mod driver;
 mod hasher_process;
 mod idle;

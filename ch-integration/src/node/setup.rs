@@ -23,6 +23,7 @@ use vhost_user_plover_net::record::DeliveryRecord;
 use vhost_user_plover_net::{EventFd, NicConfig, VhostUserServer, WrittenPages, channel};
 
 use super::card::card_config;
+use super::control::{self, Control};
 use super::driver::{Driver, DriverSetup, Hashing, Replica};
 use super::hasher_process::HasherSetup;
 use super::journal::Journal;
@@ -110,6 +111,11 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         wake: Arc::clone(&wake),
     };
     status::serve(&config.state_dir, move || asked.answer())?;
+    let control = Control {
+        poll: poll.clone(),
+        wake: Arc::clone(&wake),
+    };
+    control::serve(&config.state_dir, control)?;
     let journal = Journal::open(&config.state_dir)?;
     let driver = Driver::new(DriverSetup {
         config,

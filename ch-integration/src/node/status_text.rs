@@ -105,6 +105,37 @@ fn fault(status: &Value) -> String {
     format!("FAULT     a ring was stopped: {}\n", word(fault))
 }
 
+/// The members, if one is being replaced, and what keeps this node from voting.
+fn members(status: &Value) -> String {
+    let mut text = String::new();
+    let members = status["members"].as_array();
+    for member in members.into_iter().flatten() {
+        if member["standing"] != "voter" {
+            text.push_str(&format!(
+                "member    node {}: {}, for node {}\n",
+                word(&member["node"]),
+                word(&member["standing"]),
+                word(&member["replaces"])
+            ));
+        }
+    }
+    if status["is_mute"] == true {
+        text.push_str(
+            "MUTE      this node votes no more: its disk failed, or another took its place; see \
+             its log\n",
+        );
+    } else if status["has_vote"] == false {
+        text.push_str("vote      none: this node waits to be let into the group\n");
+    }
+    let gone = status["core"]["messages_of_gone"].as_u64();
+    if let Some(gone) = gone.filter(|gone| *gone > 0) {
+        text.push_str(&format!(
+            "gone      {gone} messages of a node that was replaced and still runs: stop it\n"
+        ));
+    }
+    text
+}
+
 fn of_node(answer: &Value) -> String {
     let (host, status) = (&answer["host"], &answer["status"]);
     let mut text = format!(
@@ -160,6 +191,7 @@ fn of_node(answer: &Value) -> String {
     }
     text.push_str(&queues(status));
     text.push_str(&fault(status));
+    text.push_str(&members(status));
     for peer in status["peers"].as_array().into_iter().flatten() {
         text.push_str(&format!(
             "peer      node {}: copy {}, heard {} ms ago\n",

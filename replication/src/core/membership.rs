@@ -1,6 +1,8 @@
 //! Who belongs to the group: asked for, put into the log, applied. What follows from what is in
 //! [`members`](crate::members), when the next step is taken in [`plan`](crate::plan).
 
+use std::time::Duration;
+
 use plover_types::{LogEntry, LogIndex, MembersEntry, NodeId, NodeSpec, Standing};
 use raft::StateRole;
 use raft::eraftpb::{ConfState, Entry, EntryType};
@@ -15,7 +17,13 @@ impl Core {
     ///
     /// # Errors
     /// Says why not, and what to do.
-    pub fn replace(&mut self, lost: NodeId, new: &NodeSpec) -> Result<(), ReplaceRefused> {
+    pub fn replace(
+        &mut self,
+        now: Duration,
+        lost: NodeId,
+        new: &NodeSpec,
+    ) -> Result<(), ReplaceRefused> {
+        self.now = now;
         let members = self.group.members();
         let is_under_way = members
             .list()

@@ -18,6 +18,12 @@ impl Core {
         &self.group
     }
 
+    /// Whether this node takes no part any more: its disk failed, or another took its place.
+    #[must_use]
+    pub fn is_mute(&self) -> bool {
+        self.is_mute
+    }
+
     /// This node's copy.
     #[must_use]
     pub fn copy(&self) -> &LocalCopy {

@@ -41,8 +41,8 @@ pub enum DurableError {
     #[error(
         "the durable log {path} is damaged at byte {offset}: {what}. This node may have voted or \
          acknowledged what the file no longer says, so it must not take part again: keep it \
-         stopped (the other two nodes go on), check the disk, and when the group can be stopped, \
-         remove the state folders of ALL its nodes and start a new group"
+         stopped (the other two nodes go on), check the disk, and bring another node in with \
+         `plover replace`; see docs/operations.md, \"A host that is lost\""
     )]
     Damaged {
         /// The file.

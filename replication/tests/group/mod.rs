@@ -249,12 +249,13 @@ impl Group {
         lost: NodeId,
         new: &NodeSpec,
     ) -> Result<(), ReplaceRefused> {
+        let now = Duration::from_micros(self.now_us);
         let core = self
             .node_mut(by)
             .core
             .as_mut()
             .expect("as the test set it up");
-        let result = core.replace(lost, new);
+        let result = core.replace(now, lost, new);
         self.settle(by);
         result
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use plover_types::{Position, SyncId};
-use replication::core::Notice;
+use plover_types::{NodeId, NodeSpec, Position, SyncId};
+use replication::core::{FailoverRefused, Notice};
 use replication::epoch::{CopyCommand, CopyEvent, Side};
+use replication::members::ReplaceRefused;
 use replication::node::Node;
 
 use crate::event_fd::EventFd;
@@ -78,6 +79,17 @@ pub enum PollCommand {
     VcpusIdle(bool),
     /// Send the status here.
     Status(Sender<Box<Status>>),
+    /// An operator's: hand the primary's work to the backup. Answer: the node that is to take over.
+    FailOver(Sender<Result<NodeId, FailoverRefused>>),
+    /// An operator's: another node takes a lost one's place in the group.
+    ReplaceMember {
+        /// The lost one.
+        lost: NodeId,
+        /// The other.
+        new: NodeSpec,
+        /// Whether it was put into the log.
+        reply: Sender<Result<(), ReplaceRefused>>,
+    },
 }
 
 /// What the core tells other threads, with the time at which it happened.
