@@ -20,6 +20,7 @@ mod promises;
 mod proofs;
 mod results;
 mod run;
+mod secure;
 mod soak;
 mod stats;
 mod steps;
@@ -83,6 +84,12 @@ enum Command {
         #[arg(long, default_value_t = commit::ROUNDS)]
         rounds: usize,
     },
+    /// What authentication and encryption cost: datagrams, handshakes, the hashers' link.
+    Secure {
+        /// Rounds, of which the median counts.
+        #[arg(long, default_value_t = secure::ROUNDS)]
+        rounds: usize,
+    },
     /// Sums up the runs of a soak (`make soak`).
     Soak {
         /// The soak's folder.
@@ -104,6 +111,7 @@ fn main() -> Result<()> {
         }
         Command::Digest { memory_mib, rounds } => digest::run(memory_mib, rounds),
         Command::Commit { entries, rounds } => commit::run(entries, rounds)?,
+        Command::Secure { rounds } => secure::run(rounds)?,
         Command::Soak { folder } => soak::run(&folder)?,
     };
     table::print_measured(&rows);
