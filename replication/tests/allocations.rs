@@ -11,7 +11,9 @@ use replication::core::{Core, CoreConfig, Event, NodeSpec};
 use replication::epoch::CopyEvent;
 use replication::output_rule::{HoldQueue, OutputPolicy};
 use replication::plan::OnBackupLoss;
+use replication::secure::{Identity, SecureLink};
 use replication::storage::LogStorage;
+use replication::wire::GroupId;
 
 /// What raft-rs, and the batch in which the log is compacted, allocate for an entry, on average.
 const ALLOCATIONS_PER_ENTRY_MAX: f64 = 4.0;
@@ -114,4 +116,40 @@ fn a_packet_allocates_nothing_and_an_entry_little() {
     // The log is compacted by bytes, so in other batches; and an entry ends with its chunk.
     let per_packet = (many - one).max(0.0) / 127.0;
     assert!(per_packet < 0.01, "{per_packet} allocations a packet");
+}
+
+/// Two links with a session, handed to and fro.
+fn secured_pair() -> [SecureLink; 2] {
+    let secret = |node| Identity::from_secret([node; 32]);
+    let link = |own, peer: u8| {
+        let peers = [(NodeId(peer.into()), *secret(peer).public())];
+        let random = SecureLink::system_random().expect("random numbers");
+        SecureLink::new(secret(own), &peers, GroupId(1), random).expect("valid")
+    };
+    let mut links = [link(1, 2), link(2, 1)];
+    let mut wire = Vec::new();
+    links[0].poll(Duration::ZERO, |to, bytes| wire.push((to, bytes.to_vec())));
+    while let Some((to, mut bytes)) = wire.pop() {
+        let (at, from) = (to.0 as usize - 1, NodeId(3 - to.0));
+        links[at].open(Duration::ZERO, from, &mut bytes, |to, bytes| {
+            wire.push((to, bytes.to_vec()));
+        });
+    }
+    links
+}
+
+#[test]
+fn sealing_and_opening_a_datagram_allocates_nothing() {
+    let [mut one, mut other] = secured_pair();
+    let mut datagram = Vec::with_capacity(1500);
+    let before = ALLOCATIONS.get();
+    for number in 0_u64..10_000 {
+        datagram.clear();
+        let parts: [&[u8]; 2] = [&number.to_le_bytes(), &FRAME];
+        one.seal(Duration::ZERO, NodeId(2), &parts, &mut datagram)
+            .expect("a session");
+        let opened = other.open(Duration::ZERO, NodeId(1), &mut datagram, |_, _| {});
+        assert_eq!(opened.map(|(_, bytes)| bytes.len()), Some(72));
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
 }
