@@ -11,7 +11,7 @@ const ALLOCATIONS: [[&str; 3]; 2] = [
     [
         "vhost-user-plover-net",
         "passthrough",
-        "packets_go_both_ways_without_an_allocation",
+        "packets_go_both_ways_without_an_allocation_or_a_lock",
     ],
     [
         "replication",
