@@ -4,107 +4,35 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::{Bytes, BytesMut};
-use plover_types::{LogIndex, NodeId, NodeSpec, Offload, PacketBurstBuilder, Term};
-use raft::eraftpb::{Entry, Message, MessageType, Snapshot};
-use raft::{Config, RawNode, StateRole};
+use bytes::BytesMut;
+use plover_types::NodeId;
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{RawNode, StateRole};
 use replication::group::GroupState;
-use replication::members::Members;
 use replication::storage::LogStorage;
 use replication::wire::{Body, Envelope, GroupId, check_against_log, decode, encode};
 
+pub use super::content::{burst, message, snapshot};
+pub use super::node::{ELECTION_TICKS, Setup};
+use super::node::{Node, Waiting, apply, is_durable, start};
 use super::safety::{Promises, logs_match};
+use super::trace::{Seen, Trace};
 
 const GROUP: GroupId = GroupId(7);
 /// Turns after which a group that does not come to rest never will.
 const TURNS_MAX: usize = 1000;
-/// Ticks of an election timeout and of a heartbeat, unless a scenario says otherwise.
-pub const ELECTION_TICKS: usize = 10;
-
-/// How a group is made. The options are the core's, unless a scenario is about them.
-#[derive(Clone, Copy)]
-pub struct Setup {
-    pub nodes: u64,
-    pub checks_quorum: bool,
-    pub pre_votes: bool,
-    pub in_flight: usize,
-    pub append_bytes: u64,
-    pub uncommitted_bytes: u64,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            nodes: 3,
-            checks_quorum: true,
-            pre_votes: true,
-            in_flight: 256,
-            append_bytes: 64 * 1024,
-            uncommitted_bytes: 1 << 20,
-        }
-    }
-}
-
-impl Setup {
-    /// Raft as in the paper: no pre-votes, and a leader that never steps down by itself.
-    pub fn plain(nodes: u64) -> Self {
-        Self {
-            nodes,
-            checks_quorum: false,
-            pre_votes: false,
-            ..Self::default()
-        }
-    }
-}
-
-/// What waits for a node's disk.
-struct Waiting {
-    number: u64,
-    messages: Vec<Message>,
-    snapshot: Option<u64>,
-    /// The log with it.
-    log: LogStorage,
-}
-
-/// One node.
-pub struct Node {
-    pub raft: RawNode<LogStorage>,
-    /// A slow disk: nothing is durable until [`Group::write`].
-    pub is_slow: bool,
-    waiting: VecDeque<Waiting>,
-    /// What a restart finds.
-    kept: LogStorage,
-    /// Index up to which entries were applied.
-    pub applied: u64,
-    was: (StateRole, u64),
-}
-
-impl Node {
-    /// The log, as held in memory.
-    pub fn log(&self) -> &LogStorage {
-        self.raft.store()
-    }
-
-    /// The terms of the entries that it holds.
-    pub fn terms(&self) -> Vec<u64> {
-        let log = self.log();
-        (log.first().0..=log.last().0)
-            .filter_map(|index| log.term_of(LogIndex(index)))
-            .map(|term| term.0)
-            .collect()
-    }
-}
-
 /// The group, and what is on its way between the nodes.
 pub struct Group {
-    setup: Setup,
+    pub setup: Setup,
     pub nodes: BTreeMap<u64, Node>,
     pub wire: VecDeque<Message>,
     /// Ways on which everything is lost.
-    cut: BTreeSet<(u64, u64)>,
+    pub cut: BTreeSet<(u64, u64)>,
     promises: Promises,
     /// Messages that did not fit the receiver's log.
     pub unfit: usize,
+    /// What happened, if it is written down.
+    pub trace: Option<Trace>,
 }
 
 impl Group {
@@ -120,7 +48,28 @@ impl Group {
             cut: BTreeSet::new(),
             promises: Promises::default(),
             unfit: 0,
+            trace: None,
         }
+    }
+
+    /// Writes down what happens from now on.
+    pub fn start_trace(&mut self) {
+        let mut trace = Trace::default();
+        for (id, node) in &self.nodes {
+            trace.starts(*id, &node.raft);
+        }
+        self.trace = Some(trace);
+    }
+
+    /// Lets a node do something, and writes down what came of it.
+    fn traced<T>(&mut self, id: u64, act: impl FnOnce(&mut RawNode<LogStorage>) -> T) -> T {
+        let raft = &mut self.nodes.get_mut(&id).expect("a node").raft;
+        let before = Seen::of(raft);
+        let result = act(raft);
+        if let Some(trace) = &mut self.trace {
+            trace.steps(id, &before, raft);
+        }
+        result
     }
 
     /// A group whose node 1 leads, with everything settled.
@@ -171,13 +120,13 @@ impl Group {
     }
 
     pub fn campaign(&mut self, id: u64) {
-        self.raft(id).campaign().expect("a campaign");
+        self.traced(id, RawNode::campaign).expect("a campaign");
         self.ready(id);
     }
 
     pub fn tick(&mut self, id: u64, ticks: usize) {
         for _ in 0..ticks {
-            self.raft(id).tick();
+            self.traced(id, RawNode::tick);
             self.ready(id);
         }
     }
@@ -192,7 +141,7 @@ impl Group {
         message.set_msg_type(MessageType::MsgPropose);
         message.from = id;
         message.set_entries(vec![entry].into());
-        let result = self.raft(id).step(message);
+        let result = self.traced(id, |raft| raft.step(message));
         self.ready(id);
         result
     }
@@ -245,7 +194,14 @@ impl Group {
             });
             if !node.is_slow {
                 while let Some(waiting) = node.waiting.pop_front() {
+                    let before = Seen::of(&node.raft);
+                    if let Some(trace) = &mut self.trace {
+                        trace.is_written(id, &before);
+                    }
                     self.wire.extend(is_durable(node, waiting));
+                    if let Some(trace) = &mut self.trace {
+                        trace.steps(id, &before, &node.raft);
+                    }
                 }
             }
             apply(node, id, &committed, promises);
@@ -313,8 +269,14 @@ impl Group {
             self.unfit += 1;
             return;
         }
+        let before = Seen::of(&node.raft);
+        let copy = self.trace.is_some().then(|| message.clone());
         // What raft-rs refuses is as good as lost.
         let _ = node.raft.step(message);
+        if let (Some(trace), Some(message)) = (&mut self.trace, copy) {
+            trace.receives(&message, &before, &node.raft);
+            trace.steps(id, &before, &node.raft);
+        }
         self.ready(id);
     }
 
@@ -370,85 +332,6 @@ impl Group {
         self.settle_among(&ids);
     }
 
-    /// Loses what is on its way to these nodes.
-    pub fn lose_to(&mut self, ids: &[u64]) {
-        self.wire.retain(|message| !ids.contains(&message.to));
-    }
-
-    /// Loses everything between two nodes, from now on.
-    pub fn cut(&mut self, one: u64, other: u64) {
-        self.cut.extend([(one, other), (other, one)]);
-    }
-
-    /// Loses everything to and from a node, from now on.
-    pub fn isolate(&mut self, id: u64) {
-        let others: Vec<u64> = self.nodes.keys().copied().filter(|o| *o != id).collect();
-        others.iter().for_each(|other| self.cut(id, *other));
-    }
-
-    pub fn mend(&mut self) {
-        self.cut.clear();
-    }
-
-    /// Takes a snapshot at the applied index and drops the log up to it.
-    pub fn compact(&mut self, id: u64) {
-        let node = self.nodes.get_mut(&id).expect("a node");
-        let index = LogIndex(node.applied);
-        let log = node.raft.mut_store();
-        let term = log.term_of(index).expect("applied entries are there");
-        log.set_snapshot_data(index, term, state_of_three())
-            .expect("a snapshot of what is applied");
-        log.compact(index.next()).expect("up to the snapshot");
-        node.kept = node.raft.store().clone();
-    }
-
-    /// SIGKILL: what the disk did not finish is gone.
-    pub fn restart(&mut self, id: u64) {
-        let node = &self.nodes[&id];
-        let (kept, is_slow) = (node.kept.clone(), node.is_slow);
-        let mut node = start(&self.setup, id, kept);
-        node.is_slow = is_slow;
-        self.nodes.insert(id, node);
-    }
-
-    /// Replaces what a node has on disk: its term, entries of these terms, and what is committed.
-    pub fn give_log(&mut self, id: u64, terms: &[u64], term: u64, commit: u64) {
-        let ids: Vec<NodeId> = self.nodes.keys().copied().map(NodeId).collect();
-        let mut log = LogStorage::new(&ids);
-        let entries: Vec<Entry> = (1..)
-            .zip(terms)
-            .map(|(index, term)| {
-                let is_first = terms.iter().position(|first| first == term) == Some(index - 1);
-                Entry {
-                    index: index as u64,
-                    term: *term,
-                    // A leader's first entry is empty.
-                    data: if is_first {
-                        Bytes::new()
-                    } else {
-                        burst(index as u32)
-                    },
-                    ..Entry::default()
-                }
-            })
-            .collect();
-        log.append(&entries).expect("a log from the start");
-        let mut state = log.hard_state().clone();
-        state.term = term;
-        state.commit = commit;
-        log.set_hard_state(state);
-        self.nodes.insert(id, start(&self.setup, id, log));
-    }
-
-    /// Lets a node have voted, in the term that it is in.
-    pub fn give_vote(&mut self, id: u64, vote: u64) {
-        let mut log = self.node(id).kept.clone();
-        let mut state = log.hard_state().clone();
-        state.vote = vote;
-        log.set_hard_state(state);
-        self.nodes.insert(id, start(&self.setup, id, log));
-    }
-
     /// All that is asked of logs whoever leads.
     pub fn check(&self) {
         let logs: Vec<&LogStorage> = self.nodes.values().map(Node::log).collect();
@@ -472,89 +355,4 @@ impl Group {
         let of_kind = |message: &&Message| message.get_msg_type() == kind;
         self.wire.iter().filter(of_kind).collect()
     }
-}
-
-fn start(setup: &Setup, id: u64, mut log: LogStorage) -> Node {
-    let applied = log.snapshot_data().map_or(0, |(index, ..)| index.0);
-    log.set_commit(LogIndex(applied));
-    let config = Config {
-        id,
-        election_tick: ELECTION_TICKS,
-        heartbeat_tick: 1,
-        min_election_tick: ELECTION_TICKS + 3 * usize::try_from(id).unwrap_or(0),
-        max_election_tick: ELECTION_TICKS + 3 * usize::try_from(id).unwrap_or(0) + 1,
-        applied,
-        max_size_per_msg: setup.append_bytes,
-        max_inflight_msgs: setup.in_flight,
-        max_uncommitted_size: setup.uncommitted_bytes,
-        check_quorum: setup.checks_quorum,
-        pre_vote: setup.pre_votes,
-        ..Config::default()
-    };
-    let logger = slog::Logger::root(slog::Discard, slog::o!());
-    let kept = log.clone();
-    let raft = RawNode::new(&config, log, &logger).expect("a valid configuration");
-    Node {
-        was: (raft.raft.state, raft.raft.term),
-        raft,
-        is_slow: false,
-        waiting: VecDeque::new(),
-        kept,
-        applied,
-    }
-}
-
-fn is_durable(node: &mut Node, waiting: Waiting) -> Vec<Message> {
-    node.kept = waiting.log;
-    node.raft.on_persist_ready(waiting.number);
-    if let Some(index) = waiting.snapshot {
-        node.raft.advance_apply_to(index);
-    }
-    waiting.messages
-}
-
-fn apply(node: &mut Node, id: u64, committed: &[Entry], promises: &mut Promises) {
-    for entry in committed {
-        assert_eq!(entry.index, node.applied + 1, "node {id} skips an entry");
-        node.applied = entry.index;
-        promises.applies(id, entry.index, entry.term, &entry.data);
-    }
-    if let Some(last) = committed.last() {
-        node.raft.advance_apply_to(last.index);
-    }
-}
-
-/// An entry of input: one packet with this number.
-pub fn burst(number: u32) -> Bytes {
-    let mut packet = [0; 60];
-    packet[..4].copy_from_slice(&number.to_le_bytes());
-    let mut builder = PacketBurstBuilder::new();
-    builder.push(0, Offload::PLAIN, &packet).expect("a packet");
-    builder.finish().expect("a burst").encoded().clone()
-}
-
-/// What a snapshot of a group of three says.
-fn state_of_three() -> Bytes {
-    let nodes: Vec<NodeSpec> = (1..=3).map(NodeSpec::replica).collect();
-    GroupState::of(Members::of(&nodes)).encode()
-}
-
-/// A message between nodes, to be filled in.
-pub fn message(kind: MessageType, from: u64, to: u64, term: u64) -> Message {
-    let mut message = Message::default();
-    message.set_msg_type(kind);
-    (message.from, message.to, message.term) = (from, to, term);
-    message
-}
-
-/// A snapshot of the group's state at an entry.
-pub fn snapshot(index: LogIndex, term: Term) -> Snapshot {
-    let mut snapshot = Snapshot {
-        data: state_of_three(),
-        ..Snapshot::default()
-    };
-    let metadata = snapshot.mut_metadata();
-    (metadata.index, metadata.term) = (index.0, term.0);
-    metadata.mut_conf_state().voters = (1..=3).collect();
-    snapshot
 }

@@ -7,16 +7,21 @@
 //! when a scenario says so; [`cores`] is three whole cores, moved by ticks alone. Both check Raft's
 //! promises by themselves after every step, so a scenario need only say what is particular to it.
 
+mod content;
 mod core_scenarios;
 mod cores;
 mod disk;
 mod elections;
 mod flow;
 mod group;
+mod hardship;
 mod log_repair;
+mod node;
 mod paper;
 mod safety;
 mod scripts_elections;
 mod scripts_log;
 mod snapshots;
+mod trace;
+mod traced;
 mod transfer;
