@@ -13,6 +13,8 @@ use nix::sys::signal::Signal;
 use plover_keys::PublicIdentity;
 use tracing::info;
 
+use crate::config::PeerConfig;
+
 /// A call to the hasher that takes longer counts as a dead hasher.
 const CALL_MAX: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,19 @@ pub struct HasherSetup {
     pub threads: u32,
     /// Debugging: pages of the rotating slice, at most.
     pub slice_pages_max: Option<u32>,
+}
+
+impl HasherSetup {
+    /// Makes another replica the peer. Returns whether that changes anything. Where security is on,
+    /// one without a key stays a stranger.
+    pub fn follow(&mut self, replica: &PeerConfig) -> bool {
+        let before = (self.peer, self.keys.as_ref().map(|keys| keys.1));
+        self.peer = replica.hasher.unwrap_or(self.peer);
+        if let (Some((_, public)), Some(of_replica)) = (&mut self.keys, replica.public_key) {
+            *public = of_replica;
+        }
+        before != (self.peer, self.keys.as_ref().map(|keys| keys.1))
+    }
 }
 
 /// Waits until the hasher listens, or has ended.
@@ -124,5 +139,44 @@ impl Drop for HasherProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plover_keys::Identity;
+
+    use super::*;
+    use crate::config::NodeKind;
+
+    fn replica(address: &str, key: Option<u8>) -> PeerConfig {
+        PeerConfig {
+            id: 4,
+            kind: NodeKind::Replica,
+            mac: "02:00:00:00:01:04".parse().unwrap(),
+            public_key: key.map(|byte| *Identity::from_secret([byte; 32]).public()),
+            hasher: Some(address.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_new_replica_brings_its_address_and_its_key() {
+        let first = replica("10.9.1.2:7400", Some(2));
+        let mut setup = HasherSetup {
+            binary: PathBuf::new(),
+            socket: PathBuf::new(),
+            listen: "10.9.1.1:7400".parse().unwrap(),
+            peer: first.hasher.unwrap(),
+            keys: first.public_key.map(|public| ("a.key".into(), public)),
+            node_id: 1,
+            threads: 1,
+            slice_pages_max: None,
+        };
+        assert!(!setup.follow(&first));
+        let other_key = replica("10.9.1.2:7400", Some(4));
+        assert!(setup.follow(&other_key) && !setup.follow(&other_key));
+        assert_eq!(setup.keys.as_ref().map(|keys| keys.1), other_key.public_key);
+        assert!(setup.follow(&replica("10.9.1.4:7400", None)));
+        assert_eq!(setup.keys.map(|keys| keys.1), other_key.public_key);
     }
 }

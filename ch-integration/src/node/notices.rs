@@ -108,13 +108,12 @@ impl Driver {
                 && member.spec.id.0 != u64::from(self.config.id)
                 && !is_replaced(member)
         });
-        let peer = other.and_then(|member| place::read(&member.spec)?.hasher);
+        let place = other.and_then(|member| place::read(&member.spec));
         let hashing = self.replica.as_mut().and_then(|it| it.hashing.as_mut());
-        let (Some(hashing), Some(peer)) = (hashing, peer) else {
+        let (Some(hashing), Some(place)) = (hashing, place) else {
             return;
         };
-        if hashing.setup.peer != peer {
-            hashing.setup.peer = peer;
+        if hashing.setup.follow(&place) {
             self.restart_hasher("the other replica is another one");
         }
     }
