@@ -32,6 +32,7 @@ use crate::limits::{
     UNCOMMITTED_BYTES_MAX,
 };
 use crate::output_rule::{self, OutputPolicy};
+use crate::planted::{Bug, planted};
 use crate::storage::LogStorage;
 use crate::wire::CopyReport;
 
@@ -252,6 +253,20 @@ impl Core {
 
     fn copy_event(&mut self, event: CopyEvent) {
         self.copy.on_event(event);
+        if planted(Bug::ApplyBeforeCommit)
+            && let LocalCopy::Staged { sync, .. } = self.copy
+        {
+            let position = Position::start_of(sync.id.0);
+            let (sync, command) = (
+                sync.id,
+                CopyCommand::Commit {
+                    sync: sync.id,
+                    position,
+                },
+            );
+            self.actions.push(Action::Copy(command));
+            self.copy = LocalCopy::Loading { sync };
+        }
         self.has_run |= event == CopyEvent::Booted;
         // The first primary's VMM died before its guest ran: nothing is lost, it boots again.
         let is_first = self.group.role().is_some_and(|role| {
@@ -332,7 +347,14 @@ impl Core {
     /// does not reach back that far.
     #[must_use]
     pub fn seek(&mut self, position: Position) -> bool {
-        self.cursor.seek(position);
+        self.cursor.seek(if planted(Bug::ReplayOffByOne) {
+            Position {
+                packet: position.packet + 1,
+                ..position
+            }
+        } else {
+            position
+        });
         position.index >= self.raft.raft.raft_log.store().first() || position.index > self.applied
     }
 
@@ -378,13 +400,14 @@ impl Core {
     /// Whether a frame may leave by the uplink now. Check before each transmit burst.
     #[must_use]
     pub fn may_transmit(&self, now: Duration) -> bool {
-        self.is_serving() && self.lease.holds(now)
+        self.is_serving() && (self.lease.holds(now) || planted(Bug::LeaseIgnored))
     }
 
     /// Whether this node is the primary, leads, and its copy is its own and current.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.leads() && self.is_primary() && self.copy.serves() && self.handed_over_at.is_none()
+        let is_shut = self.handed_over_at.is_some() && !planted(Bug::HandOverWithOpenUplink);
+        self.leads() && self.is_primary() && self.copy.serves() && !is_shut
     }
 
     /// Whether a burst offered now would be taken.
@@ -414,7 +437,9 @@ impl Core {
     }
 
     fn leads(&self) -> bool {
-        self.raft.raft.state == StateRole::Leader && self.leads_since_term == self.raft.raft.term
+        let applies_own_term = self.leads_since_term == self.raft.raft.term;
+        self.raft.raft.state == StateRole::Leader
+            && (applies_own_term || planted(Bug::LeadBeforeOwnTerm))
     }
 
     fn is_primary(&self) -> bool {

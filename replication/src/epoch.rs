@@ -22,6 +22,7 @@
 use plover_types::{Certificate, NodeId, Position, RoleEntry, SyncId, SyncKind};
 
 use crate::group::{Applied, SyncInFlight};
+use crate::planted::{Bug, planted};
 use crate::wire::CopyState;
 
 /// Which part a replica plays in a sync.
@@ -320,7 +321,7 @@ impl LocalCopy {
     ) {
         self.undo(command);
         if !role.valid.contains(own) {
-            if self.can_serve() {
+            if self.can_serve() && !planted(Bug::RoleWithoutVoid) {
                 self.void(command);
             }
         } else if first && role.primary == own && *self == Self::Ready {

@@ -22,6 +22,34 @@ pub enum Bug {
     TakeOverWhileLoading,
     /// A copy is filled although its host is not like the primary's.
     FillUnequalHost,
+    /// A vote is given, and not written to disk.
+    VoteNotWritten,
+    /// What goes to disk is acknowledged before it is there.
+    AcknowledgeBeforeSync,
+    /// A sync ends although both sides have different certificates.
+    EndOtherCertificate,
+    /// What is staged is applied at once, before the end is committed.
+    ApplyBeforeCommit,
+    /// Output leaves without a lease.
+    LeaseIgnored,
+    /// A leader acts before it has applied an entry of its own term.
+    LeadBeforeOwnTerm,
+    /// A copy that the new role does not list goes on.
+    RoleWithoutVoid,
+    /// The backup goes on one packet after the primary's position.
+    ReplayOffByOne,
+    /// A new primary gives its guest the last entry again.
+    DeliverTwiceAfterTakeover,
+    /// A report that was overtaken by a newer one counts.
+    StaleReport,
+    /// A sync that is given up lets its epoch leave.
+    AbortReleases,
+    /// A primary that asks another node to lead goes on transmitting.
+    HandOverWithOpenUplink,
+    /// Output leaves after the pause of a fill, though the new copy will not have it.
+    FillPassesAfterPause,
+    /// The log is compacted up to the own position, whatever the backup still needs.
+    CompactPastBackup,
 }
 
 impl Bug {
@@ -32,6 +60,20 @@ impl Bug {
         Self::VoteAfterRestart,
         Self::TakeOverWhileLoading,
         Self::FillUnequalHost,
+        Self::VoteNotWritten,
+        Self::AcknowledgeBeforeSync,
+        Self::EndOtherCertificate,
+        Self::ApplyBeforeCommit,
+        Self::LeaseIgnored,
+        Self::LeadBeforeOwnTerm,
+        Self::RoleWithoutVoid,
+        Self::ReplayOffByOne,
+        Self::DeliverTwiceAfterTakeover,
+        Self::StaleReport,
+        Self::AbortReleases,
+        Self::HandOverWithOpenUplink,
+        Self::FillPassesAfterPause,
+        Self::CompactPastBackup,
     ];
 }
 

@@ -272,3 +272,26 @@ fn a_second_and_a_third_replacement_follow_the_first() {
     }
     assert_eq!(group.core(A).group().members().version(), 9);
 }
+
+#[test]
+fn a_hand_over_that_nobody_takes_opens_the_uplink_again_only_in_a_later_term() {
+    let mut group = Group::protected();
+    let term = group.core(A).leader().1;
+    group.fail_over(A).expect("accepted");
+    group.run_until("shut", |group| {
+        let is_asked =
+            |action: &Action| matches!(action, Action::Note(Notice::HandOver { .. })).then_some(());
+        group.last(A, is_asked).is_some()
+    });
+    // Whoever is asked to lead may hold that request for long, and disregards leases then.
+    group.part(B, true);
+    for _ in 0..10_000 {
+        group.step();
+        assert!(!group.may_transmit(A) || group.core(A).leader().1 > term);
+    }
+    group.part(B, false);
+    group.run_until("served again", |group| {
+        group.may_transmit(A) || group.may_transmit(B)
+    });
+    assert_eq!(group.two_leases, 0);
+}

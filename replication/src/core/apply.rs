@@ -8,6 +8,7 @@ use super::{Action, Core, Notice};
 use crate::epoch::CopyCommand;
 use crate::group::Applied;
 use crate::limits::{RETRY_AFTER_ABORT, RETRY_AFTER_FILL, RETRY_AFTER_FILL_MAX};
+use crate::planted::{Bug, planted};
 
 impl Core {
     pub(super) fn apply(&mut self, committed: &[Entry]) {
@@ -65,7 +66,11 @@ impl Core {
                 self.aborted_in_a_row = 0;
             }
             Applied::SyncAborted(sync) => {
-                actions.push(Action::AbortEpoch(sync.id));
+                actions.push(if planted(Bug::AbortReleases) {
+                    Action::EndEpoch(sync.id)
+                } else {
+                    Action::AbortEpoch(sync.id)
+                });
                 actions.push(Action::Note(Notice::SyncAborted(sync)));
                 self.aborted_in_a_row += 1;
                 let wait = match sync.kind {
@@ -78,6 +83,17 @@ impl Core {
                 };
                 self.not_before = self.now + wait;
             }
+        }
+        if planted(Bug::DeliverTwiceAfterTakeover)
+            && let Applied::Role {
+                replaced: Some(before),
+                ..
+            } = &applied
+            && before.primary != self.config.own
+            && self.is_primary()
+        {
+            let again = self.cursor.position().index.0.saturating_sub(1);
+            self.cursor.seek(Position::start_of(LogIndex(again)));
         }
         let actions = &mut self.actions;
         let (cursor, index) = (&mut self.cursor, self.applied);

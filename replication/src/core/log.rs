@@ -7,6 +7,7 @@ use super::{Action, AwaitingPersist, Core, Persist};
 use crate::epoch::LocalCopy;
 use crate::group::GroupState;
 use crate::limits::{COMPACT_BYTES, COMPACT_ENTRIES, COMPACT_ENTRIES_MIN};
+use crate::planted::{Bug, planted};
 
 impl Core {
     pub(super) fn drain_raft(&mut self) {
@@ -28,7 +29,10 @@ impl Core {
             if let Some(hard_state) = ready.hs() {
                 store.set_hard_state(hard_state.clone());
             }
-            let hard_state = store.hard_state().clone();
+            let mut hard_state = store.hard_state().clone();
+            if planted(Bug::VoteNotWritten) {
+                hard_state.vote = 0;
+            }
             let number = ready.number();
             let messages = ready.take_persisted_messages();
             self.raft.advance_append_async(ready);
@@ -49,7 +53,11 @@ impl Core {
                     snapshot,
                 };
                 self.actions.push(Action::Persist(persist));
-                self.awaiting.push_back(waiting);
+                if planted(Bug::AcknowledgeBeforeSync) {
+                    self.is_durable_now(waiting);
+                } else {
+                    self.awaiting.push_back(waiting);
+                }
             } else if let Some(last) = self.awaiting.back_mut() {
                 // Nothing of its own for the disk, but what was there before must be durable
                 // first: raft-rs takes the number as "all up to here".
@@ -139,6 +147,7 @@ impl Core {
             return;
         }
         let needed = match role.mode {
+            Mode::Protected if planted(Bug::CompactPastBackup) => Some(self.needed_position()),
             Mode::Protected => self.group.last_end().map(|(_, position)| position),
             Mode::Unprotected if role.primary == self.config.own => Some(self.needed_position()),
             Mode::Unprotected => self

@@ -94,7 +94,21 @@ impl Core {
         if self.raft.raft.state == StateRole::Leader {
             self.raft.ping();
         }
+        self.renew_snapshot();
         self.follow_members();
+    }
+
+    /// A node that comes in is not among the members of a snapshot taken before, and refuses it. The
+    /// next one may be far off: while the backup is awaited, nothing is compacted.
+    fn renew_snapshot(&mut self) {
+        let data = self.group.encode();
+        let store = self.raft.mut_store();
+        if store.snapshot_data().is_some()
+            && let Some(term) = store.term_of(self.applied)
+            && store.set_snapshot_data(self.applied, term, data).is_err()
+        {
+            self.counters.entries_malformed += 1;
+        }
     }
 
     /// Talks to those who belong to the group, from now on.

@@ -45,6 +45,7 @@ pub(crate) struct Checker {
     roles: Vec<RoleEntry>,
     votes: BTreeMap<(NodeId, u64), NodeId>,
     leaders: BTreeMap<u64, NodeId>,
+    reports: BTreeMap<(NodeId, NodeId), (u64, u64)>,
 }
 
 impl Checker {
@@ -216,6 +217,22 @@ impl Checker {
     pub(crate) fn leads(&mut self, node: NodeId, term: u64) -> Checked {
         match self.leaders.insert(term, node) {
             Some(before) if before != node => Err(Violation::TwoLeaders(before, node)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The last report of `from` that `node` knows of: never an older one of the same life.
+    pub(crate) fn reported(
+        &mut self,
+        node: NodeId,
+        from: NodeId,
+        life: u64,
+        number: u64,
+    ) -> Checked {
+        match self.reports.insert((node, from), (life, number)) {
+            Some((before, last)) if before == life && last > number => {
+                Err(Violation::StaleReport { node, from })
+            }
             _ => Ok(()),
         }
     }

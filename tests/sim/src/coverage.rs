@@ -186,6 +186,10 @@ const DECISIONS: &[&str] = &[
     "campaign",
     "snapshot installed",
     "node restarted with its log",
+    "member replaced",
+    "role: taken over by a new member",
+    "planned failover asked",
+    "planned failover done",
 ];
 
 /// What a role is, against the one before it.

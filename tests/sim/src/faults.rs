@@ -27,7 +27,7 @@ impl World {
         self.queue.push(self.now_us + gap, 0, 0, What::Fault);
         let host = self.random.random_range(0..self.hosts.len());
         self.outcome.faults += 1;
-        match self.random.random_range(0..16) {
+        match self.random.random_range(0..20) {
             0 => self.kill(host),
             1 => self.kill_witness(),
             2 | 3 => self.cut_pair(host),
@@ -39,9 +39,22 @@ impl World {
             12 => self.slow_disks(),
             13 => self.lose_disk(host)?,
             14 => self.lose_uplink(host),
+            15 | 16 => self.squeeze(),
+            17 => self.plan_failover(host)?,
+            18 => {
+                let replica = self.random_replica();
+                self.kill(replica);
+            }
             _ => self.bend_clock(host),
         }
         Ok(())
+    }
+
+    fn random_replica(&mut self) -> usize {
+        let is_there =
+            |host: &usize| self.hosts[*host].spec.is_replica && !self.hosts[*host].is_gone;
+        let replicas: Vec<usize> = (0..self.hosts.len()).filter(is_there).collect();
+        replicas[self.random.random_range(0..replicas.len())]
     }
 
     fn duration(&mut self) -> u64 {
@@ -109,9 +122,14 @@ impl World {
 
     /// All processes of a node end at once.
     pub(crate) fn kill(&mut self, host: usize) {
+        let delay = self.random.random_range(2_000..700_000);
+        self.kill_for(host, delay);
+    }
+
+    /// A node with a disk starts again after this time; another one is replaced.
+    pub(crate) fn kill_for(&mut self, host: usize, delay: u64) {
         let is_durable = self.hosts[host].disk.is_some();
-        let one_is_gone = self.hosts.iter().any(|host| host.is_gone);
-        if self.hosts[host].core.is_none() || (!is_durable && one_is_gone) {
+        if self.hosts[host].core.is_none() || (!is_durable && !self.may_lose_one()) {
             return;
         }
         self.came_between(host, Interruption::Kill);
@@ -133,10 +151,10 @@ impl World {
             None => "is killed, and its log with it".into(),
         });
         if is_durable {
-            let delay = self.random.random_range(2_000..700_000);
             self.schedule(host, delay, What::Restart);
         } else {
             self.hosts[host].is_gone = true;
+            self.bring_another(host);
         }
     }
 
@@ -156,7 +174,7 @@ impl World {
         }
     }
 
-    fn cut(&mut self, from: usize, to: usize, delay: u64) {
+    pub(crate) fn cut(&mut self, from: usize, to: usize, delay: u64) {
         self.trace(from, || format!("cannot reach node {}", to + 1));
         self.network.cut(from, to);
         self.schedule(from, delay, What::MendLink(from, to));

@@ -34,6 +34,12 @@ pub(crate) struct Host {
     pub(crate) disk_failed: bool,
     /// A node without a disk cannot come back under its id.
     pub(crate) is_gone: bool,
+    /// Another node has taken its place.
+    pub(crate) is_replaced: bool,
+    /// It came when the group ran already.
+    pub(crate) joins: bool,
+    /// Those that it talks to, itself included.
+    pub(crate) members: Vec<NodeSpec>,
     pub(crate) uplink_up: bool,
     /// A fill for which the VM was paused: what it sends from then on waits.
     pub(crate) filling: Option<SyncId>,

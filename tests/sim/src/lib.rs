@@ -7,9 +7,11 @@
 //!
 //! One seed always does the same. It draws the settings of its run, faults at random moments, and
 //! faults in named steps of a sync. Faults: nodes killed (what was being written is kept in part),
-//! stopped and continued; VMMs and hashers that end; links cut in one or both directions, loss,
-//! delay, duplicates, other order, messages cut short; slow and failing disks; uplinks that go down;
-//! clocks that drift and change their rate; transfers that are damaged; loads that fail.
+//! stopped and continued; replicas lost for good, and replaced by new ones; a primary left with one
+//! voter and then with none; planned failovers; VMMs and hashers that end; links cut in one or both
+//! directions, loss, delay, duplicates, other order, messages cut short; slow and failing disks;
+//! uplinks that go down; clocks that drift and change their rate; transfers that are damaged; loads
+//! that fail.
 //!
 //! Checked at every event; [`Violation`] names what:
 //! 1. every copy is given the same packets in the same order;
@@ -23,7 +25,8 @@
 //!    serves again, and is protected again if both replicas live;
 //! 6. every node applies the same entries.
 //!
-//! Not verified here: real memory and devices, DPDK, TCP, the byte form of the log on disk,
+//! Not verified here: real memory and devices, DPDK, TCP, the transport and its
+//! encryption, the byte form of the log on disk,
 //! timing of real schedulers. A disk that loses what it said was synced is not modelled: no node
 //! survives that under its id.
 
@@ -36,6 +39,8 @@ mod driver;
 mod faults;
 mod history;
 mod host;
+mod lease_faults;
+mod members;
 mod network;
 mod outcome;
 mod queue;

@@ -51,11 +51,9 @@ impl World {
                 .is_some_and(|core| core.copy().can_serve() || *core.copy() == LocalCopy::Ready)
     }
 
-    /// A group that lost a replica for good, or whose hosts differ, cannot be protected again.
+    /// A group whose hosts differ is never protected.
     fn may_be_protected(&self) -> bool {
-        self.hosts.len() > 1
-            && !self.settings.unequal_hosts
-            && !self.hosts.iter().any(|host| host.is_gone)
+        self.hosts.len() > 1 && !self.settings.unequal_hosts
     }
 
     /// A group that is told to wait for its backup does.

@@ -31,6 +31,12 @@ pub(crate) enum What {
     Client,
     /// A fault is drawn.
     Fault,
+    /// The operator looks whether this host is in the lost one's place, and asks for it.
+    Replace(usize),
+    /// A primary is parted from the first of these voters; later from the second.
+    PartVoter(usize, usize),
+    /// The second part of a fault that tries the lease: the other host, and whether it restarts.
+    Squeeze(usize, bool),
     /// A cut link works again, in one direction.
     MendLink(usize, usize),
     /// The network is as it should be.

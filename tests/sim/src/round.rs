@@ -351,6 +351,7 @@ impl World {
         let found = self.core(host).seek(position);
         self.hosts[host].hold.discard();
         if !found {
+            self.given_up(host)?;
             return Ok(Done::Failed);
         }
         // Where the core really goes on, whatever it was told.

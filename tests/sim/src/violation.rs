@@ -89,6 +89,23 @@ pub enum Violation {
         /// The node.
         node: NodeId,
     },
+    /// The other copy was given up for one that is invalid: it is being loaded.
+    GaveUpBoth {
+        /// The primary.
+        node: NodeId,
+    },
+    /// A node took an older report for a newer one.
+    StaleReport {
+        /// The node.
+        node: NodeId,
+        /// Whose report it was.
+        from: NodeId,
+    },
+    /// A copy that the group counts on was given up: the log no longer held its input.
+    GivenUp {
+        /// The node.
+        node: NodeId,
+    },
     /// An assertion failed, in the core or in raft-rs.
     Panicked,
     /// No copy is left, and no fault destroyed the last one.

@@ -1,8 +1,9 @@
 //! What is checked as it passes: messages and applied entries.
 
-use plover_types::LogIndex;
 use plover_types::limits::QUEUE_PAIRS_MAX;
+use plover_types::{LogIndex, RoleEntry};
 use raft::eraftpb::MessageType;
+use replication::epoch::LocalCopy;
 use replication::wire::{Body, Envelope};
 
 use crate::violation::Violation;
@@ -47,6 +48,45 @@ impl World {
                 self.trace(host, || format!("has node {} take over", envelope.to));
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// A role was committed: the copy that it relies on alone is one that runs, or will.
+    pub(crate) fn watch_role(&self, role: &RoleEntry) -> Result<(), Violation> {
+        let node = role.primary;
+        let Some(host) = self.index_of(node) else {
+            return Ok(());
+        };
+        let core = self.hosts[host].core.as_ref();
+        let is_invalid = core.is_some_and(|core| matches!(core.copy(), LocalCopy::Loading { .. }));
+        if role.valid.len() == 1 && is_invalid {
+            return Err(Violation::GaveUpBoth { node });
+        }
+        Ok(())
+    }
+
+    /// A copy was given up: its input is no longer in the log, or another role applies to it. Wrong
+    /// if the group counts on it.
+    pub(crate) fn given_up(&self, host: usize) -> Result<(), Violation> {
+        let node = self.hosts[host].id();
+        let counts = |role: &RoleEntry| role.valid.contains(node);
+        if self.checker.newest_role().is_some_and(counts) {
+            return Err(Violation::GivenUp { node });
+        }
+        Ok(())
+    }
+
+    /// What the node has been told by the others, and whether its copy missed something.
+    pub(crate) fn watch_reports(&mut self, host: usize) -> Result<(), Violation> {
+        let it = &self.hosts[host];
+        let Some(core) = &it.core else { return Ok(()) };
+        if core.counters().input_missed > 0 {
+            self.given_up(host)?;
+        }
+        for (from, _, report) in core.reports() {
+            let (life, number) = (report.incarnation, report.sequence);
+            self.checker.reported(it.spec.id, from, life, number)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use plover_types::{Mode, NodeId, NodeSpec, RoleEntry};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use replication::core::{Action, Core, CoreConfig, Event, Notice, Persist};
+use replication::core::{Action, Core, CoreConfig, Event, FailoverProgress, Notice, Persist};
 use replication::durable::SnapshotState;
 use replication::epoch::{CopyCommand, CopyEvent, LocalCopy};
 use replication::output_rule::HoldQueue;
@@ -55,6 +55,9 @@ impl Host {
             disk: is_durable.then(Disk::default),
             disk_failed: false,
             is_gone: false,
+            is_replaced: false,
+            joins: false,
+            members: Vec::new(),
             uplink_up: true,
             filling: None,
             passed: 0,
@@ -70,15 +73,18 @@ impl World {
     pub(crate) fn start(&mut self, host: usize) {
         let now = self.local(host);
         self.trace(host, || "starts".into());
-        let members: Vec<NodeSpec> = self.hosts.iter().map(|host| host.spec.clone()).collect();
-        let voters: Vec<NodeId> = members.iter().map(|spec| spec.id).collect();
         let it = &mut self.hosts[host];
+        let members = it.members.clone();
+        let voters: Vec<NodeId> = match it.joins {
+            true => Vec::new(),
+            false => members.iter().map(|spec| spec.id).collect(),
+        };
         let is_restarted = it.incarnation > 0;
         it.incarnation += 1;
         let config = CoreConfig {
             own: it.spec.id,
             nodes: members,
-            joins: false,
+            joins: it.joins,
             tick: Duration::from_micros(TICK_US),
             election_ticks: ELECTION_TICKS,
             sync_timeout: Duration::from_millis(800),
@@ -168,8 +174,7 @@ impl World {
                 it.hold.abort(sync);
                 it.filling = it.filling.filter(|filling| *filling != sync);
             }
-            // Whoever is heard of is reached.
-            Action::Members(_) => {}
+            Action::Members(members) => self.hosts[host].members = members,
             Action::Note(notice) => self.note(host, &notice)?,
         }
         Ok(())
@@ -218,7 +223,17 @@ impl World {
                 self.hosts[host].filling = None;
                 let before = self.checker.newest_role().copied();
                 if self.checker.role(node, role)? {
+                    self.watch_role(role)?;
+                    let coverage = &mut self.outcome.coverage;
                     coverage.decided(role_change(before.as_ref(), role));
+                    let is_new = self
+                        .index_of(role.primary)
+                        .is_some_and(|at| self.hosts[at].joins);
+                    if is_new && before.is_some_and(|before| before.primary != role.primary) {
+                        self.outcome
+                            .coverage
+                            .decided("role: taken over by a new member");
+                    }
                     self.outcome.roles += 1;
                 }
             }
@@ -232,16 +247,24 @@ impl World {
             Notice::SyncAborted(sync) if self.checker.first("aborted", sync.id) => {
                 coverage.decided(sync_name(sync.kind, ["sync aborted", "fill aborted"]));
             }
-            Notice::HandOver { .. } => {
+            Notice::HandOver { to } => {
                 coverage.decided("handover");
                 if !self.hosts[host].spec.is_replica {
                     coverage.decided("handover by the witness");
                 }
+                self.part_from(host, *to);
             }
             Notice::Campaign { .. } => coverage.decided("campaign"),
             Notice::Copy(copy) => {
                 coverage.copy(&self.hosts[host].copy_seen, copy);
+                let loads = matches!(self.hosts[host].copy_seen, LocalCopy::Loading { .. });
+                if *copy == LocalCopy::Void && !loads {
+                    self.given_up(host)?;
+                }
                 self.hosts[host].copy_seen = *copy;
+            }
+            Notice::Failover(FailoverProgress::Done { .. }) => {
+                coverage.decided("planned failover done");
             }
             _ => {}
         }
@@ -347,6 +370,10 @@ impl World {
 
     /// The switch floods: every replica's uplink sees the packets, only the primary proposes them.
     pub(crate) fn client_sends(&mut self) -> Result<(), Violation> {
+        if self.now_us < self.quiet_until_us {
+            self.queue.push(self.quiet_until_us, 0, 0, What::Client);
+            return Ok(());
+        }
         for _ in 0..self.random.random_range(1..=BURST_PACKETS_MAX) {
             let number = self.next_packet;
             self.next_packet += 1;

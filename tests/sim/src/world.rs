@@ -6,7 +6,7 @@ use plover_types::{NodeId, NodeSpec, PacketBurstBuilder};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use replication::core::{Core, Event};
-use replication::wire;
+use replication::wire::{self, WireError};
 
 use crate::GROUP;
 use crate::check::Checker;
@@ -45,6 +45,8 @@ pub(crate) struct World {
     /// Faults may come; off once the world is healed.
     pub(crate) faults_on: bool,
     pub(crate) slow_disks: bool,
+    /// Until then the client is silent, and nobody wants a sync.
+    pub(crate) quiet_until_us: u64,
     /// A fault destroyed a copy while no other valid one was there: losing the VM is no bug then.
     pub(crate) last_copy_destroyed: bool,
     pub(crate) builder: PacketBurstBuilder,
@@ -84,6 +86,7 @@ impl World {
             checker: Checker::default(),
             outcome: Outcome::default(),
             slow_disks: false,
+            quiet_until_us: 0,
             last_copy_destroyed: false,
             builder: PacketBurstBuilder::new(),
             message: BytesMut::new(),
@@ -93,7 +96,9 @@ impl World {
             settled_answers: 0,
             lines: Vec::new(),
         };
+        let members: Vec<NodeSpec> = world.hosts.iter().map(|host| host.spec.clone()).collect();
         for host in 0..world.hosts.len() {
+            world.hosts[host].members.clone_from(&members);
             world.start(host);
         }
         world.queue.push(CLIENT_FROM_US, 0, 0, What::Client);
@@ -188,6 +193,15 @@ impl World {
         match what {
             What::Client => self.client_sends(),
             What::Fault => self.draw_fault(),
+            What::Replace(new) => self.ask_to_replace(host, new),
+            What::PartVoter(other, voter) => {
+                self.part_voter(host, other, voter);
+                Ok(())
+            }
+            What::Squeeze(other, with_restart) => {
+                self.squeeze_now(host, other, with_restart);
+                Ok(())
+            }
             What::Restart => {
                 self.outcome.coverage.decided("node restarted with its log");
                 self.start(host);
@@ -206,11 +220,15 @@ impl World {
             What::Tick => self.tick(host),
             What::Message(bytes) => {
                 let own = self.hosts[host].spec.id;
-                let nodes = self.hosts.len() as u64;
-                let known = |id: NodeId| id.0 >= 1 && id.0 <= nodes;
-                if let Ok(envelope) = wire::decode(bytes, GROUP, own, known) {
-                    self.core(host).step(now, Event::Receive(envelope));
+                let known = |id: NodeId| id != own && self.is_reached(host, id);
+                match wire::decode(bytes, GROUP, own, known) {
+                    Ok(envelope) => self.core(host).step(now, Event::Receive(envelope)),
+                    Err(WireError::From(node)) if self.core(host).is_gone(node) => {
+                        self.core(host).heard_gone(node);
+                    }
+                    Err(_) => {}
                 }
+                self.watch_reports(host)?;
             }
             What::Persisted(number) => {
                 if let Some(disk) = &mut self.hosts[host].disk {
@@ -277,7 +295,8 @@ impl World {
         let now = self.local(host);
         while self.hosts[host].ticks.due(now) {
             self.core(host).step(now, Event::Tick);
-            if self.random.random_ratio(1, self.settings.sync_rarity) {
+            let wants = self.random.random_ratio(1, self.settings.sync_rarity);
+            if wants && self.now_us >= self.quiet_until_us {
                 self.core(host).want_sync(now);
             }
         }

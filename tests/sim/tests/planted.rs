@@ -10,7 +10,7 @@ use plover_sim::{Options, Violation, run};
 use replication::planted::{Bug, plant};
 
 /// Seeds within which each bug must be found.
-const SEEDS_MAX: u64 = 10_000;
+const SEEDS_MAX: u64 = 3_000;
 
 /// The first seed that finds the bug, and what it finds.
 fn find(bug: Bug) -> Option<(u64, Violation)> {
@@ -34,6 +34,7 @@ fn every_planted_bug_is_found() {
             scope.spawn(|| {
                 while let Some(bug) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let found = find(*bug);
+                    println!("{bug:?}: {found:?}");
                     rows.lock().expect("no row fails").push((*bug, found));
                 }
             });
