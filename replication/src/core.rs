@@ -6,6 +6,7 @@
 //! the matching [`Event::Persisted`].
 
 mod apply;
+mod detection;
 mod failover;
 mod lead;
 mod log;
@@ -110,6 +111,7 @@ pub struct Core {
     /// The last entry that was there when this node started again.
     recovered: LogIndex,
     is_mute: bool,
+    detection: detection::Detection,
     /// The last planned failover that was asked for here.
     failover: Option<failover::Failover>,
     /// The log lists this node.
@@ -180,6 +182,7 @@ impl Core {
             is_member,
             gone_heard: None,
             failover: None,
+            detection: detection::Detection::default(),
             votes_from: if config.is_restarted {
                 now + withheld
             } else {

@@ -79,6 +79,24 @@ pub const CLOCK_DRIFT_PERMILLE: u32 = 10;
 /// a simulated group does the same for the same seed.
 pub const ELECTION_STAGGER_TICKS: usize = 3;
 
+/// Ticks from the end of the election timeout until the replica listed second asks for votes: with
+/// them the detection time is counted that a configuration names.
+pub const DETECTION_TICKS_BEYOND: u32 = (ELECTION_GRACE_TICKS + ELECTION_STAGGER_TICKS) as u32;
+
+/// Ticks of an election timeout, at least: a few heartbeats may be lost, and the lease, which is
+/// four ticks shorter, has to outlive them.
+pub const ELECTION_TICKS_MIN: u32 = 10;
+
+/// The election timeout in ticks with which a replica that last heard its leader asks for votes after
+/// `detection` at the latest; none if there are too few ticks in it.
+#[must_use]
+pub fn election_ticks(detection: Duration, tick: Duration) -> Option<u32> {
+    let ticks = u32::try_from(detection.as_micros().checked_div(tick.as_micros())?).ok()?;
+    ticks
+        .checked_sub(DETECTION_TICKS_BEYOND)
+        .filter(|ticks| *ticks >= ELECTION_TICKS_MIN)
+}
+
 /// Election timeouts without a report after which a peer counts as lost.
 pub const PEER_LOST_TIMEOUTS: u32 = 2;
 

@@ -146,6 +146,12 @@ pub struct Status {
     pub is_serving: bool,
     /// This node's copy.
     pub copy: String,
+    /// Seconds since the node's start.
+    pub uptime_s: u64,
+    /// From the last heartbeat of a leader that is gone to a replica's asking for votes, at most.
+    pub detection_ms: u64,
+    /// Failovers without a dead primary, by the hour, as this node saw them since its start.
+    pub false_failovers_per_hour: f64,
     /// The sync in flight.
     pub sync: Option<SyncStatus>,
     /// The last sync that ended.
@@ -214,6 +220,9 @@ impl Status {
             role: core.group().role().copied(),
             is_serving: core.may_transmit(now),
             copy: name_of(core.copy().report()),
+            uptime_s: now.as_secs(),
+            detection_ms: u64::try_from(core.detection().as_millis()).unwrap_or(u64::MAX),
+            false_failovers_per_hour: per_hour(core.counters().false_failovers, now),
             sync: core.group().sync().map(|sync| SyncStatus {
                 sync: sync.id,
                 kind: sync.kind,
@@ -258,6 +267,11 @@ impl Status {
             transport: *node.transport_counters(),
         }
     }
+}
+
+/// By the hour; of a node that runs for less than one, as often as there were.
+fn per_hour(count: u64, uptime: Duration) -> f64 {
+    count as f64 / (uptime.as_secs_f64() / 3600.0).max(1.0)
 }
 
 /// The state of a copy in a word.

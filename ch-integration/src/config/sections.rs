@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use plover_keys::PublicIdentity;
 use serde::{Deserialize, Serialize};
@@ -83,12 +84,27 @@ pub struct ReplicationConfig {
     /// On unless it is switched off.
     #[serde(default)]
     pub security: Security,
-    /// Raft's tick and heartbeat.
-    #[serde(default = "default_tick_ms")]
-    pub tick_ms: u32,
-    /// A leader not heard from for this long is given up.
-    #[serde(default = "default_election_timeout_ms")]
-    pub election_timeout_ms: u32,
+    /// From the last heartbeat of a leader that is gone to a replica's asking for votes, at most.
+    #[serde(default = "default_detection_ms")]
+    pub detection_ms: u32,
+    /// Raft's tick and heartbeat; default: a twentieth of `detection_ms`.
+    pub tick_ms: Option<u32>,
+}
+
+impl ReplicationConfig {
+    /// Raft's tick.
+    #[must_use]
+    pub fn tick(&self) -> Duration {
+        let twentieth = (self.detection_ms / 20).max(1);
+        Duration::from_millis(self.tick_ms.unwrap_or(twentieth).into())
+    }
+
+    /// Ticks without a leader after which it is given up; none if the detection time has too few.
+    #[must_use]
+    pub fn election_ticks(&self) -> Option<u32> {
+        let detection = Duration::from_millis(self.detection_ms.into());
+        replication::limits::election_ticks(detection, self.tick())
+    }
 }
 
 impl Default for ReplicationConfig {
@@ -96,18 +112,14 @@ impl Default for ReplicationConfig {
         Self {
             port: None,
             security: Security::default(),
-            tick_ms: default_tick_ms(),
-            election_timeout_ms: default_election_timeout_ms(),
+            detection_ms: default_detection_ms(),
+            tick_ms: None,
         }
     }
 }
 
-fn default_tick_ms() -> u32 {
-    10
-}
-
-fn default_election_timeout_ms() -> u32 {
-    150
+fn default_detection_ms() -> u32 {
+    100
 }
 
 /// Whether DPDK uses huge pages.

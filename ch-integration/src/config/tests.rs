@@ -86,8 +86,9 @@ fn a_replica_and_a_witness_are_read_with_their_defaults() {
     assert_eq!(config.sync, SyncConfig::default());
     assert_eq!(config.sync.interval_min_ms, 20);
     assert_eq!(config.sync.interval_max_ms, 200);
-    assert_eq!(config.replication.tick_ms, 10);
-    assert_eq!(config.replication.election_timeout_ms, 150);
+    assert_eq!(config.replication.tick().as_millis(), 5);
+    assert_eq!(config.replication.election_ticks(), Some(15));
+    assert_eq!(config.replication.detection_ms, 100);
     assert_eq!(config.poll.mode, PollMode::Adaptive);
     assert_eq!(config.poll.idle_sleep_us, 50);
     assert_eq!(config.on_backup_loss, OnBackupLoss::Continue);
@@ -358,11 +359,11 @@ fn values_that_make_no_sense_are_named_with_a_fix() {
     );
     let text = error_with(
         "[guest]",
-        "[replication]\nelection_timeout_ms = 40\n[guest]",
+        "[replication]\ndetection_ms = 40\ntick_ms = 10\n[guest]",
     );
     assert_parts(
         &text,
-        &["replication.election_timeout_ms: is shorter than ten ticks"],
+        &["replication.detection_ms: is shorter than fifteen ticks"],
     );
     let text = error_with("/var/lib/plover/vm0", &"/long".repeat(30));
     assert_parts(

@@ -320,18 +320,12 @@ fn port(key: &str, port: &PortConfig, found: &mut Found) {
 
 fn clocks(config: &NodeConfig, found: &mut Found) {
     let replication = &config.replication;
-    found.require(
-        replication.tick_ms > 0,
-        "replication.tick_ms",
-        "is 0",
-        "use 1 or more",
-    );
     // Raft needs several heartbeats to fit, or one lost frame elects.
     found.require(
-        replication.election_timeout_ms >= replication.tick_ms.saturating_mul(10),
-        "replication.election_timeout_ms",
-        "is shorter than ten ticks: a few lost frames would start an election, and no lease would be left",
-        "use at least 10 x replication.tick_ms",
+        replication.election_ticks().is_some(),
+        "replication.detection_ms",
+        "is shorter than fifteen ticks: a few lost frames would start an election, and no lease would be left",
+        "use at least 15 x replication.tick_ms, and a tick_ms of 1 or more",
     );
     let sync = &config.sync;
     found.require(

@@ -122,7 +122,7 @@ impl Group {
             run_dir: &self.run_dir,
             vmm: self.vmm,
             guest: &self.guest,
-            election_timeout_ms: self.options.election_timeout_ms,
+            detection_ms: self.options.detection_ms,
             public_keys: &public_keys,
             settings: &self.options.settings,
         };
@@ -346,7 +346,7 @@ impl Group {
             kvm: self.vmm == DemoVmm::CloudHypervisor || hardware_kvm(),
             guest: self.guest.image.description.clone(),
             connections: self.options.clients,
-            election_timeout_ms: u64::from(self.options.election_timeout_ms),
+            detection_ms: u64::from(self.options.detection_ms),
             client_retransmits: self.client_retransmits(),
             benchmark_failed: failure,
         };

@@ -109,8 +109,8 @@ pub struct RunRecord {
     pub guest: String,
     /// Connections of the checking client.
     pub connections: u32,
-    /// Election timeout in milliseconds.
-    pub election_timeout_ms: u64,
+    /// The detection time that was configured, in milliseconds.
+    pub detection_ms: u64,
     /// TCP segments that the client's kernel sent again, over the whole run.
     pub client_retransmits: Option<u64>,
     /// Why `redis-benchmark`, the background load, ended before it was told to.

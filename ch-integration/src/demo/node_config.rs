@@ -23,8 +23,8 @@ pub struct GroupPlan<'a> {
     pub vmm: DemoVmm,
     /// The guest.
     pub guest: &'a Guest,
-    /// Election timeout.
-    pub election_timeout_ms: u32,
+    /// Detection time.
+    pub detection_ms: u32,
     /// Each node's public key.
     pub public_keys: &'a BTreeMap<Host, PublicIdentity>,
     /// What the command line adds.
@@ -84,7 +84,7 @@ impl GroupPlan<'_> {
         let replication = [
             ("port.vdev", quoted("net_af_packet0,iface=rep0")),
             ("tick_ms", TICK_MS.to_string()),
-            ("election_timeout_ms", self.election_timeout_ms.to_string()),
+            ("detection_ms", self.detection_ms.to_string()),
         ];
         sections.insert("replication".to_owned(), keys(replication));
         let prefix = quoted(&format!("plover-{}-{}", self.run_name, host.name()));
@@ -199,7 +199,7 @@ mod tests {
             run_dir: Path::new("/var/tmp/plover-demo/4711-0"),
             vmm: DemoVmm::Qemu,
             guest: &guest,
-            election_timeout_ms: 250,
+            detection_ms: 250,
             public_keys: &public_keys,
             settings: &settings,
         };

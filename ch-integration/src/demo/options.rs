@@ -59,9 +59,9 @@ pub struct DemoOptions {
     /// Initramfs of the UDP counter's guest [default: $PLOVER_GUEST_INITRD].
     #[arg(long)]
     pub initrd: Option<PathBuf>,
-    /// Election timeout: how long a silent leader is waited for.
+    /// How long after its last heartbeat a silent leader is given up, at most.
     #[arg(long, default_value_t = 250)]
-    pub election_timeout_ms: u32,
+    pub detection_ms: u32,
     /// More lines for each replica's configuration, as `debug.deliver_to_backup=false`;
     /// `{state_dir}` stands for the node's folder.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
@@ -95,7 +95,7 @@ impl Default for DemoOptions {
             vmm: None,
             kernel: None,
             initrd: None,
-            election_timeout_ms: 250,
+            detection_ms: 250,
             settings: Vec::new(),
             keep: false,
             clean: false,

@@ -71,8 +71,8 @@ fn write_outage(f: &mut fmt::Formatter<'_>, outage: &Outage, report: &Report) ->
     row(f, "time without service", micros(outage.gap_us))?;
     row(f, "  detection", micros(outage.detection_us))?;
     if let Some(us) = outage.heartbeat_to_campaign_us {
-        let setting = report.run.election_timeout_ms;
-        let text = format!("{} (election timeout {setting} ms)", micros(Some(us)));
+        let setting = report.run.detection_ms;
+        let text = format!("{} (detection_ms {setting})", micros(Some(us)));
         row(f, "  (last heartbeat to campaign)", text)?;
     }
     row(f, "  election", micros(outage.election_us))?;

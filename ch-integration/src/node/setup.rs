@@ -178,7 +178,7 @@ fn start_node(
     let own = config.own().context("this node is not in group.nodes")?;
     let id = |id: u8| NodeId(id.into());
     let is_replica = own.kind == NodeKind::Replica;
-    let tick = Duration::from_millis(config.replication.tick_ms.into());
+    let tick = config.replication.tick();
     let core = CoreConfig {
         own: id(config.id),
         nodes: config
@@ -193,7 +193,10 @@ fn start_node(
             .collect(),
         joins: config.join,
         tick,
-        election_ticks: config.replication.election_timeout_ms / config.replication.tick_ms,
+        election_ticks: config
+            .replication
+            .election_ticks()
+            .context("replication.detection_ms has too few ticks")?,
         sync_timeout: Duration::from_millis(config.sync.timeout_ms.into()),
         on_backup_loss: match config.on_backup_loss {
             config::OnBackupLoss::Continue => OnBackupLoss::Continue,

@@ -192,6 +192,15 @@ fn of_node(answer: &Value) -> String {
     text.push_str(&queues(status));
     text.push_str(&fault(status));
     text.push_str(&members(status));
+    text.push_str(&format!(
+        "detection {} ms at most; {} failovers here, {} of them false ({:.2} an hour)\n",
+        word(&status["detection_ms"]),
+        word(&status["core"]["failovers"]),
+        word(&status["core"]["false_failovers"]),
+        status["false_failovers_per_hour"]
+            .as_f64()
+            .unwrap_or_default(),
+    ));
     for peer in status["peers"].as_array().into_iter().flatten() {
         text.push_str(&format!(
             "peer      node {}: copy {}, heard {} ms ago\n",

@@ -173,7 +173,7 @@ impl Core {
             .push(super::Action::Note(Notice::Failover(progress)));
     }
 
-    /// Ends one that takes too long: this node serves on if it still leads.
+    /// Ends one that takes too long.
     pub(super) fn watch_failover(&mut self) {
         let timeout = self.config.tick * self.config.election_ticks;
         let sync_timeout = self.config.sync_timeout;

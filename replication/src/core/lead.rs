@@ -25,6 +25,7 @@ impl Core {
                 self.actions.push(Action::Note(notice));
             }
             self.seen_role = raft.state;
+            self.watch_detection(self.seen_role);
             self.lease.reset();
             self.handed_over_at = None;
             self.proposed = LogIndex(0);

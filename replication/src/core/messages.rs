@@ -37,6 +37,7 @@ impl Core {
                 .push(Action::Note(Notice::HostsDiffer { node: from }));
         }
         peer.report = Some((now, self.ticks, report));
+        self.heard_again(from, &report);
     }
 
     pub(super) fn receive_raft(&mut self, from: NodeId, mut message: Message) {

@@ -170,6 +170,12 @@ pub struct CoreCounters {
     pub messages_unfit: u64,
     /// Messages that raft-rs refused.
     pub messages_refused: u64,
+    /// Times that this node did not hear a leader and asked whether others would vote for it.
+    pub campaigns: u64,
+    /// Times that it took a primary's work over without being asked to.
+    pub failovers: u64,
+    /// Those of them after which the primary turned out to be alive.
+    pub false_failovers: u64,
     /// Messages of nodes that were replaced.
     pub messages_of_gone: u64,
     /// Votes withheld after a restart.

@@ -9,6 +9,7 @@ use raft::eraftpb::HardState;
 use super::{Core, CoreCounters};
 use crate::epoch::LocalCopy;
 use crate::group::GroupState;
+use crate::limits::DETECTION_TICKS_BEYOND;
 use crate::wire::CopyReport;
 
 impl Core {
@@ -22,6 +23,12 @@ impl Core {
     #[must_use]
     pub fn is_mute(&self) -> bool {
         self.is_mute
+    }
+
+    /// From the last heartbeat of a leader that is gone to a replica's asking for votes, at most.
+    #[must_use]
+    pub fn detection(&self) -> Duration {
+        self.config.tick * (self.config.election_ticks + DETECTION_TICKS_BEYOND)
     }
 
     /// This node's copy.

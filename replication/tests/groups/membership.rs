@@ -1,9 +1,7 @@
 //! A lost member is replaced, over several cores in one thread: every step of it, and what happens
 //! when the leader is lost, hands over, or a node starts again in the middle.
 
-mod group;
-
-use group::{Group, place};
+use crate::group::{Group, place};
 use plover_types::{Mode, NodeId, NodeSpec, Standing};
 use replication::core::{Action, Notice};
 use replication::members::ReplaceRefused;

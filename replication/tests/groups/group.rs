@@ -20,6 +20,8 @@ use replication::wire::{self, GroupId, WireError};
 const GROUP: GroupId = GroupId(7);
 const TICK_US: u64 = 10_000;
 const STEP_US: u64 = 100;
+/// What a port's ring holds for a node that stands still.
+const RING_MESSAGES: usize = 256;
 /// What is waited for comes within this time.
 const WAIT_US: u64 = 20_000_000;
 
@@ -44,7 +46,10 @@ struct Node {
     known: Vec<NodeId>,
     disk: Recovered,
     log: Vec<Action>,
+    log_times: Vec<u64>,
     is_parted: bool,
+    /// Its process stands still; what comes is kept by the kernel, up to a point.
+    is_frozen: bool,
 }
 
 /// The group.
@@ -133,7 +138,9 @@ impl Group {
                 ..Recovered::default()
             },
             log: Vec::new(),
+            log_times: Vec::new(),
             is_parted: false,
+            is_frozen: false,
         });
         self.start(own);
     }
@@ -141,11 +148,9 @@ impl Group {
     /// Starts a node that is to become a member in the place of a lost one. Its configuration names
     /// the group as it will be.
     pub fn join(&mut self, lost: NodeId, spec: &NodeSpec) {
-        let nodes = self
-            .node(NodeId(1))
-            .core
-            .as_ref()
-            .expect("as the test set it up");
+        let cores = self.nodes.iter().filter_map(|node| node.core.as_ref());
+        let newest = cores.max_by_key(|core| core.applied());
+        let nodes = newest.expect("a node runs");
         let before = nodes.group().members().list().iter();
         let others = before.filter(|member| member.spec.id != spec.id);
         let nodes = others.map(|member| match member.spec.id == lost {
@@ -195,6 +200,36 @@ impl Group {
     /// Cuts a node off, or connects it again.
     pub fn part(&mut self, id: NodeId, is_parted: bool) {
         self.node_mut(id).is_parted = is_parted;
+    }
+
+    /// Stops a node's process, or lets it go on. Its port's ring holds a few messages meanwhile.
+    pub fn freeze(&mut self, id: NodeId, is_frozen: bool) {
+        let now_us = self.now_us;
+        let node = self.node_mut(id);
+        node.is_frozen = is_frozen;
+        if !is_frozen {
+            // A tick that is noticed late; those between never were.
+            node.next_tick = now_us;
+            let keep = node.due.len().saturating_sub(RING_MESSAGES);
+            node.due.drain(..keep);
+        }
+    }
+
+    /// From the last heartbeat that a node heard to its last campaign.
+    pub fn heard_to_campaign_us(&self, id: NodeId) -> u64 {
+        let campaign = self
+            .node(id)
+            .log_times
+            .iter()
+            .rev()
+            .zip(self.node(id).log.iter().rev());
+        let found = campaign.into_iter().find_map(|(at, action)| match action {
+            Action::Note(Notice::Campaign { last_heard, .. }) => {
+                Some(at - u64::try_from(last_heard.as_micros()).unwrap_or(0))
+            }
+            _ => None,
+        });
+        found.expect("it asked for votes")
     }
 
     fn node(&self, id: NodeId) -> &Node {
@@ -324,7 +359,9 @@ impl Group {
         let now = Duration::from_micros(now_us);
         loop {
             let node = self.node_mut(id);
-            let Some(core) = &mut node.core else { return };
+            let Some(core) = node.core.as_mut().filter(|_| !node.is_frozen) else {
+                return;
+            };
             if node.next_tick <= now_us {
                 node.next_tick += TICK_US;
                 core.step(now, Event::Tick);
@@ -401,7 +438,9 @@ impl Group {
                 }
                 Action::EndEpoch(_) | Action::AbortEpoch(_) | Action::Note(_) => {}
             }
-            self.node_mut(id).log.push(action);
+            let node = self.node_mut(id);
+            node.log.push(action);
+            node.log_times.push(now_us);
         }
     }
 

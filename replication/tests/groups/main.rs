@@ -1,0 +1,5 @@
+//! Whole groups over real cores, in one thread and in virtual time.
+
+mod failover;
+mod group;
+mod membership;
