@@ -1,12 +1,11 @@
-//! What a host does: starts its core, does what that asks, gives packets to the guest, lets
-//! output leave.
+//! What a host does: starts its core, and does what that asks.
 
 use std::time::Duration;
 
-use plover_types::{Mode, NodeId, NodeSpec, RoleEntry};
+use plover_types::{NodeId, NodeSpec};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use replication::core::{Action, Core, CoreConfig, Event, FailoverProgress, Notice, Persist};
+use replication::core::{Action, Core, CoreConfig, Event, Persist};
 use replication::durable::SnapshotState;
 use replication::epoch::{CopyCommand, CopyEvent, LocalCopy};
 use replication::output_rule::HoldQueue;
@@ -16,7 +15,6 @@ use replication::wire::{self, Body, Envelope};
 
 use crate::GROUP;
 use crate::clock::{Clock, DRIFT_PPM_MAX};
-use crate::coverage::role_change;
 use crate::disk::Disk;
 use crate::driver::{Driver, Job};
 use crate::host::Host;
@@ -24,11 +22,8 @@ use crate::queue::What;
 use crate::settings::Settings;
 use crate::violation::Violation;
 use crate::vm::Vm;
-use crate::watch::{kind_name, packet_number, pair_of};
+use crate::watch::kind_name;
 use crate::world::{ELECTION_TICKS, TICK_US, World};
-
-/// Packets that a burst of the client's holds at most.
-const BURST_PACKETS_MAX: u32 = 4;
 
 impl Host {
     pub(crate) fn new(
@@ -214,63 +209,6 @@ impl World {
         }
     }
 
-    fn note(&mut self, host: usize, notice: &Notice) -> Result<(), Violation> {
-        self.trace(host, || format!("{notice:?}"));
-        let coverage = &mut self.outcome.coverage;
-        let node = self.hosts[host].spec.id;
-        match notice {
-            Notice::Role(role) => {
-                self.hosts[host].filling = None;
-                let before = self.checker.newest_role().copied();
-                if self.checker.role(node, role)? {
-                    self.watch_role(role)?;
-                    let coverage = &mut self.outcome.coverage;
-                    coverage.decided(role_change(before.as_ref(), role));
-                    let is_new = self
-                        .index_of(role.primary)
-                        .is_some_and(|at| self.hosts[at].joins);
-                    if is_new && before.is_some_and(|before| before.primary != role.primary) {
-                        self.outcome
-                            .coverage
-                            .decided("role: taken over by a new member");
-                    }
-                    self.outcome.roles += 1;
-                }
-            }
-            Notice::SyncBegan(sync) if self.checker.first("begins", sync.id) => {
-                coverage.decided(sync_name(sync.kind, ["sync begins", "fill begins"]));
-            }
-            Notice::SyncEnded { sync, .. } if self.checker.ended(sync.id) => {
-                coverage.decided(sync_name(sync.kind, ["sync ends", "fill ends"]));
-                self.outcome.syncs += 1;
-            }
-            Notice::SyncAborted(sync) if self.checker.first("aborted", sync.id) => {
-                coverage.decided(sync_name(sync.kind, ["sync aborted", "fill aborted"]));
-            }
-            Notice::HandOver { to } => {
-                coverage.decided("handover");
-                if !self.hosts[host].spec.is_replica {
-                    coverage.decided("handover by the witness");
-                }
-                self.part_from(host, *to);
-            }
-            Notice::Campaign { .. } => coverage.decided("campaign"),
-            Notice::Copy(copy) => {
-                coverage.copy(&self.hosts[host].copy_seen, copy);
-                let loads = matches!(self.hosts[host].copy_seen, LocalCopy::Loading { .. });
-                if *copy == LocalCopy::Void && !loads {
-                    self.given_up(host)?;
-                }
-                self.hosts[host].copy_seen = *copy;
-            }
-            Notice::Failover(FailoverProgress::Done { .. }) => {
-                coverage.decided("planned failover done");
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     fn run_driver(&mut self, host: usize) {
         while self.hosts[host].driver.takes_command() {
             let Some(command) = self.hosts[host].driver.commands.pop_front() else {
@@ -314,100 +252,5 @@ impl World {
             Some(Job::Step) => self.step_done(host)?,
         }
         Ok(())
-    }
-
-    fn deliver(&mut self, host: usize) -> Result<usize, Violation> {
-        let it = &mut self.hosts[host];
-        let node = it.spec.id;
-        let (Some(core), vm, hold) = (it.core.as_mut(), &mut it.vm, &mut it.hold) else {
-            return Ok(0);
-        };
-        if !vm.is_running() {
-            return Ok(0);
-        }
-        let (random, checker) = (&mut self.random, &mut self.checker);
-        let mut violation = None;
-        // The guest has room for a few packets at a time.
-        let mut room = random.random_range(0..8);
-        let given = core.deliver(|_, packet| {
-            if room == 0 || violation.is_some() {
-                return false;
-            }
-            room -= 1;
-            let number = packet_number(packet.bytes);
-            assert_eq!(packet.pair, pair_of(number), "the log keeps the queue pair");
-            violation = checker.given(node, vm.image.count(), number).err();
-            hold.push(vm.process(number, &mut checker.histories, random));
-            true
-        });
-        violation.map_or(Ok(given), Err)
-    }
-
-    fn transmit(&mut self, host: usize) -> Result<usize, Violation> {
-        let now = self.local(host);
-        let it = &mut self.hosts[host];
-        let Some(core) = it.core.as_mut() else {
-            return Ok(0);
-        };
-        let policy = core.output_policy(it.hold.has_closed());
-        it.hold.set_policy(policy);
-        let is_alone =
-            |role: &RoleEntry| role.mode == Mode::Unprotected && role.primary == it.spec.id;
-        if core.group().role().is_some_and(is_alone) && it.filling.is_none() {
-            it.passed = it.vm.image.count();
-        }
-        if it.hold.agreed() == 0 || !core.may_transmit(now) {
-            return Ok(0);
-        }
-        let mut sent = 0;
-        while let Some(answer) = it.hold.pop_agreed() {
-            self.checker.seen(it.spec.id, answer, it.passed)?;
-            sent += 1;
-        }
-        self.checker.serves(it.spec.id, &it.vm.image)?;
-        Ok(sent)
-    }
-
-    /// The switch floods: every replica's uplink sees the packets, only the primary proposes them.
-    pub(crate) fn client_sends(&mut self) -> Result<(), Violation> {
-        if self.now_us < self.quiet_until_us {
-            self.queue.push(self.quiet_until_us, 0, 0, What::Client);
-            return Ok(());
-        }
-        for _ in 0..self.random.random_range(1..=BURST_PACKETS_MAX) {
-            let number = self.next_packet;
-            self.next_packet += 1;
-            let mut packet = [0u8; 64];
-            packet[..8].copy_from_slice(&number.to_le_bytes());
-            let pushed = self
-                .builder
-                .push(pair_of(number), plover_types::Offload::PLAIN, &packet);
-            debug_assert_eq!(pushed, Ok(()));
-        }
-        if let Some(burst) = self.builder.finish() {
-            for host in 0..self.hosts.len() {
-                let it = &self.hosts[host];
-                if !it.is_up() || !it.spec.is_replica || !it.uplink_up {
-                    continue;
-                }
-                let now = self.local(host);
-                // A packet that cannot be proposed is dropped at admit, as the uplink would.
-                if self.core(host).propose(now, burst.clone()).is_ok() {
-                    self.pump(host)?;
-                }
-            }
-        }
-        let next = self
-            .random
-            .random_range(400..self.settings.client_gap_max_us);
-        self.queue.push(self.now_us + next, 0, 0, What::Client);
-        Ok(())
-    }
-}
-
-fn sync_name(kind: plover_types::SyncKind, names: [&'static str; 2]) -> &'static str {
-    match kind {
-        plover_types::SyncKind::Delta => names[0],
-        plover_types::SyncKind::Fill => names[1],
     }
 }
