@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plover_types::{LogIndex, NodeId, Position, RoleEntry, SyncId};
 
-use crate::history::{Histories, HistoryId};
+use crate::lineage::{LineageId, Lineages};
 use crate::violation::Violation;
 use crate::vm::{Answer, Image};
 
@@ -28,11 +28,11 @@ pub(crate) struct SyncPoint {
 /// Remembers what was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
-    pub(crate) histories: Histories,
+    pub(crate) lineages: Lineages,
     /// The packets given to copies, in order.
     order: Vec<u64>,
-    /// What the client knows: after `n` packets the VM it talks to had the history `known[n]`.
-    known: Vec<HistoryId>,
+    /// What the client knows: after `n` packets the VM it talks to had the lineage `known[n]`.
+    known: Vec<LineageId>,
     answered: Vec<bool>,
     answers: u64,
     sync_points: BTreeMap<SyncId, SyncPoint>,
@@ -68,7 +68,7 @@ impl Checker {
                 packet: answer.packet,
             });
         }
-        self.knows(node, answer.count, answer.history)?;
+        self.knows(node, answer.count, answer.lineage)?;
         let packet = answer.packet as usize;
         if self.answered.len() <= packet {
             self.answered.resize(packet + 1, false);
@@ -77,30 +77,30 @@ impl Checker {
         Ok(())
     }
 
-    /// Follows `history` back to what the client knows already, and adds it to that.
-    fn knows(&mut self, node: NodeId, count: u64, history: HistoryId) -> Checked {
+    /// Follows `lineage` back to what the client knows already, and adds it to that.
+    fn knows(&mut self, node: NodeId, count: u64, lineage: LineageId) -> Checked {
         if self.known.is_empty() {
-            self.known.push(HistoryId::default());
+            self.known.push(LineageId::default());
         }
         let known = self.known.len() as u64 - 1;
         let lost = Violation::LostAnswer { node, seen: known };
         if count <= known {
-            let is_same = self.known[count as usize] == history;
+            let is_same = self.known[count as usize] == lineage;
             return if is_same { Ok(()) } else { Err(lost) };
         }
-        let newer = self.path(count, history, known).ok_or(lost)?;
+        let newer = self.path(count, lineage, known).ok_or(lost)?;
         self.known.extend(newer.into_iter().rev());
         Ok(())
     }
 
-    /// The histories from `history` (after `count` packets) back to, without, the one after
+    /// The lineages from `lineage` (after `count` packets) back to, without, the one after
     /// `known` packets; none if that is not what the client knows.
-    fn path(&self, count: u64, history: HistoryId, known: u64) -> Option<Vec<HistoryId>> {
+    fn path(&self, count: u64, lineage: LineageId, known: u64) -> Option<Vec<LineageId>> {
         let mut path = Vec::with_capacity((count - known) as usize);
-        let mut at = history;
+        let mut at = lineage;
         for _ in known..count {
             path.push(at);
-            at = self.histories.parent(at)?;
+            at = self.lineages.parent(at)?;
         }
         (at == self.known[known as usize]).then_some(path)
     }
@@ -111,7 +111,7 @@ impl Checker {
             return Ok(());
         };
         let (known, count) = (known as u64, image.count());
-        if count >= known && self.path(count, image.history(), known).is_some() {
+        if count >= known && self.path(count, image.lineage(), known).is_some() {
             return Ok(());
         }
         Err(Violation::LostAnswer { node, seen: known })

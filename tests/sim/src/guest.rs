@@ -33,7 +33,7 @@ impl World {
             let number = packet_number(packet.bytes);
             assert_eq!(packet.pair, pair_of(number), "the log keeps the queue pair");
             violation = checker.given(node, vm.image.count(), number).err();
-            hold.push(vm.process(number, &mut checker.histories, random));
+            hold.push(vm.process(number, &mut checker.lineages, random));
             true
         });
         violation.map_or(Ok(given), Err)

@@ -1,14 +1,14 @@
 //! The modelled VM: a few pages of bytes that a guest really changes, with the written pages noted
 //! as the tracker would.
 //!
-//! The guest keeps in its first page how many packets it processed and the [`HistoryId`] of them
+//! The guest keeps in its first page how many packets it processed and the [`LineageId`] of them
 //! all, so that what a copy *knows* is read from its bytes and from nothing else.
 
 use plover_types::{Certificate, SyncId};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use crate::history::{Histories, HistoryId};
+use crate::lineage::{LineageId, Lineages};
 
 /// Pages of a VM.
 pub(crate) const PAGES: usize = 24;
@@ -32,7 +32,7 @@ pub(crate) struct Answer {
     /// Packets processed, this one included.
     pub(crate) count: u64,
     /// What the copy had processed and drawn by then.
-    pub(crate) history: HistoryId,
+    pub(crate) lineage: LineageId,
 }
 
 /// Memory and the state of the virtual processor.
@@ -74,8 +74,8 @@ impl Image {
     }
 
     /// What it knows.
-    pub(crate) fn history(&self) -> HistoryId {
-        HistoryId(self.word(1))
+    pub(crate) fn lineage(&self) -> LineageId {
+        LineageId(self.word(1))
     }
 
     /// The bytes of a page.
@@ -122,7 +122,7 @@ impl Vm {
     pub(crate) fn process(
         &mut self,
         packet: u64,
-        histories: &mut Histories,
+        lineages: &mut Lineages,
         random: &mut SmallRng,
     ) -> Answer {
         // Copies agree on two packets of three, as real ones agree on most pages.
@@ -132,16 +132,16 @@ impl Vm {
             random.random()
         };
         let count = self.image.count() + 1;
-        let history = histories.grow(self.image.history(), packet, drawn);
+        let lineage = lineages.grow(self.image.lineage(), packet, drawn);
         self.write(0, count);
-        self.write(1, history.0);
+        self.write(1, lineage.0);
         let place = WORDS_PER_PAGE + packet as usize % ((PAGES - 1) * WORDS_PER_PAGE);
-        self.write(place, history.0 ^ packet);
-        self.image.cpu = history.0.rotate_left(17);
+        self.write(place, lineage.0 ^ packet);
+        self.image.cpu = lineage.0.rotate_left(17);
         Answer {
             packet,
             count,
-            history,
+            lineage,
         }
     }
 

@@ -6,29 +6,29 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 /// Names what a copy knows; 0 is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct HistoryId(pub(crate) u64);
+pub(crate) struct LineageId(pub(crate) u64);
 
-/// All histories of a run, as a tree.
+/// All lineages of a run, as a tree.
 #[derive(Debug, Default)]
-pub(crate) struct Histories {
-    parents: HashMap<HistoryId, HistoryId, BuildHasherDefault<Spread>>,
+pub(crate) struct Lineages {
+    parents: HashMap<LineageId, LineageId, BuildHasherDefault<Spread>>,
 }
 
-impl Histories {
-    /// The history that follows `from` with this packet.
-    pub(crate) fn grow(&mut self, from: HistoryId, packet: u64, drawn: u64) -> HistoryId {
+impl Lineages {
+    /// The lineage that follows `from` with this packet.
+    pub(crate) fn grow(&mut self, from: LineageId, packet: u64, drawn: u64) -> LineageId {
         let mut name = from.0.wrapping_add(0xD1B5_4A32_D192_ED03);
         for word in [packet, drawn] {
             name = (name ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             name ^= name >> 29;
         }
-        let name = HistoryId(name | 1);
+        let name = LineageId(name | 1);
         self.parents.insert(name, from);
         name
     }
 
-    /// The history before the last packet of this one.
-    pub(crate) fn parent(&self, of: HistoryId) -> Option<HistoryId> {
+    /// The lineage before the last packet of this one.
+    pub(crate) fn parent(&self, of: LineageId) -> Option<LineageId> {
         self.parents.get(&of).copied()
     }
 }
