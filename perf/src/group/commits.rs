@@ -8,9 +8,10 @@ use bytes::Bytes;
 use dpdk_config::Eal;
 use plover_types::LogIndex;
 
-use super::member::{Kind, Security, Spent};
+use super::member::{Kind, Security};
 use super::raft_rs::Stock;
 use super::samples::Samples;
+use super::stopwatch::Detail;
 use super::turns::{Group, Guests};
 use super::wire::{Layout, Wire};
 use super::{PACKET_BYTES, SEED};
@@ -113,7 +114,7 @@ fn one_outstanding(
     let latencies = latencies(group, packets, commits)?;
     add_latencies(&latencies, of, samples);
     if packets == 1 {
-        time_steps(group, true);
+        watch(group, Detail::Steps);
         self::latencies(group, packets, commits)?;
         add_steps(group, of, commits as f64, samples)?;
     }
@@ -148,11 +149,13 @@ fn pipelined(
     let time = keep_offering(group, packets, commits)?;
     add_rate(commits, time, of, samples);
     if packets > 1 {
-        time_steps(group, true);
+        watch(group, Detail::Turns);
         keep_offering(group, packets, commits)?;
-        let leader = group.member(0)?.spent().total();
+        let leader = group.member(0)?.spent().turns;
         let per_packet = nanoseconds(leader) / (commits * packets) as f64;
         samples.add(format!("replication/leader-cpu/{of}"), "ns", per_packet);
+        watch(group, Detail::Steps);
+        keep_offering(group, packets, commits)?;
         add_steps(group, of, commits as f64, samples)?;
     }
     Ok(())
@@ -177,18 +180,19 @@ pub fn keep_offering(group: &mut Group, packets: usize, commits: usize) -> Resul
     Ok(start.elapsed())
 }
 
-fn time_steps(group: &mut Group, is_timed: bool) {
+fn watch(group: &mut Group, detail: Detail) {
     for member in group.members.iter_mut().flatten() {
-        member.time_steps(is_timed);
+        member.watch(detail);
     }
 }
 
 /// What each step took of a commit, and stops the clocks.
 fn add_steps(group: &mut Group, of: &str, commits: f64, samples: &mut Samples) -> Result<()> {
     let leader = group.member(0)?.spent();
-    let mut followers = Spent::default().total();
+    let mut followers = Duration::ZERO;
     for number in 1..group.members.len() {
-        followers += group.member(number)?.spent().total();
+        let spent = group.member(number)?.spent();
+        followers += spent.receive + spent.propose + spent.send;
     }
     for (step, time) in [
         ("receive", leader.receive),
@@ -199,7 +203,7 @@ fn add_steps(group: &mut Group, of: &str, commits: f64, samples: &mut Samples) -
         let name = format!("replication/step/{of}/{step}");
         samples.add(name, "ns", nanoseconds(time) / commits);
     }
-    time_steps(group, false);
+    watch(group, Detail::Off);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::address::{NODES, id, mac};
 use super::copy;
+use super::stopwatch::{Detail, Spent, Step, Stopwatch};
 use super::wire::Wire;
 
 const TICK: Duration = Duration::from_millis(10);
@@ -60,24 +61,6 @@ pub struct Kind {
     pub security: Security,
 }
 
-/// Time that a node spent, by step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
-    /// Frames of peers: taken from the port, checked, put together, decoded, stepped.
-    pub receive: Duration,
-    /// A burst into the log.
-    pub propose: Duration,
-    /// What the core asks: messages encoded, cut into frames, handed to the port.
-    pub send: Duration,
-}
-
-impl Spent {
-    /// All steps.
-    pub fn total(&self) -> Duration {
-        self.receive + self.propose + self.send
-    }
-}
-
 /// A node of a group.
 pub struct Member {
     number: usize,
@@ -85,8 +68,7 @@ pub struct Member {
     todo: Vec<CopyCommand>,
     /// What the node told since it was last asked.
     notes: Vec<(Instant, Notice)>,
-    spent: Spent,
-    is_timed: bool,
+    watch: Stopwatch,
     _state: TempDir,
 }
 
@@ -111,8 +93,7 @@ impl Member {
             node,
             todo: Vec::new(),
             notes: Vec::new(),
-            spent: Spent::default(),
-            is_timed: false,
+            watch: Stopwatch::new(Detail::Off),
             _state: state,
         })
     }
@@ -139,15 +120,14 @@ impl Member {
         self.number
     }
 
-    /// Whether its steps are timed from now on; what was spent before is forgotten.
-    pub fn time_steps(&mut self, is_timed: bool) {
-        self.is_timed = is_timed;
-        self.spent = Spent::default();
+    /// Times its turns from now on; what was spent before is forgotten.
+    pub fn watch(&mut self, detail: Detail) {
+        self.watch = Stopwatch::new(detail);
     }
 
-    /// What it spent while it was timed.
+    /// What it spent while it was watched.
     pub fn spent(&self) -> Spent {
-        self.spent
+        self.watch.spent()
     }
 
     /// What it told since the last call.
@@ -159,21 +139,22 @@ impl Member {
     /// A burst that the log refuses stays in `offer`.
     #[inline]
     pub fn turn(&mut self, wire: &mut Wire, offer: &mut Option<PacketBurst>) -> Result<()> {
-        let start = self.is_timed.then(Instant::now);
+        self.watch.begin();
         let now = self.node.now();
         wire.receive(self.number, |frame| {
             self.node.receive_frame(now, frame);
         });
         self.node.poll(now).context("the log in memory failed")?;
-        let received = self.lap(start, |spent| &mut spent.receive);
+        self.watch.done(Step::Receive);
         if let Some(burst) = offer.take()
             && let Err(refused) = self.node.core_mut().propose(now, burst)
         {
             *offer = Some(refused);
         }
-        let proposed = self.lap(received, |spent| &mut spent.propose);
+        self.watch.done(Step::Propose);
         self.act(wire);
-        self.lap(proposed, |spent| &mut spent.send);
+        self.watch.done(Step::Send);
+        self.watch.end();
         Ok(())
     }
 
@@ -204,17 +185,6 @@ impl Member {
                 core.step(now, Event::Copy(event));
             }
         }
-    }
-
-    #[inline]
-    fn lap(
-        &mut self,
-        since: Option<Instant>,
-        step: impl FnOnce(&mut Spent) -> &mut Duration,
-    ) -> Option<Instant> {
-        let now = Instant::now();
-        *step(&mut self.spent) += now - since?;
-        Some(now)
     }
 }
 

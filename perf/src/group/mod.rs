@@ -14,6 +14,7 @@ pub mod parent;
 mod raft_rs;
 mod samples;
 mod stall;
+mod stopwatch;
 mod turns;
 mod two_cores;
 mod wire;
