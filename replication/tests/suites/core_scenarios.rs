@@ -92,9 +92,12 @@ fn a_node_that_stood_still_and_goes_on_makes_no_election() {
 #[test]
 fn a_primary_that_stood_still_does_not_transmit_when_it_goes_on() {
     let mut cores = Cores::serving();
+    // It sees and hears nothing meanwhile.
+    cores.isolate(A);
     cores.ticks(&[B, WITNESS], LONG);
     // Time went on for it as well: its lease is over before it takes its first tick.
-    assert!(!cores.core(A).may_transmit(cores.now));
+    assert!(cores.core(A).is_serving() && !cores.core(A).may_transmit(cores.now));
+    cores.mend();
     cores.ticks(&[A, B, WITNESS], LONG);
     assert_eq!(cores.transmitting(), [A], "the one with a copy leads again");
     assert!(cores.term(A) > 1);

@@ -94,27 +94,38 @@ fn send(pid: Pid, signal: Signal) -> Result<()> {
     kill(pid, signal).with_context(|| format!("send {signal} to {pid}"))
 }
 
-/// Cuts a wire, or mends it. A wire is a pair of interfaces: one inside the host, one on the switch.
+/// Cuts a wire, or mends it, at the switch's port of the host.
 fn set_wire(cluster: &Cluster, host: Host, wire: Wire, way: Way, is_cut: bool) -> Result<()> {
     let network = &cluster.group.network;
     let name = host.name();
-    let (inner, outer) = match wire {
-        Wire::Replication => ("rep0", format!("rep-{name}")),
-        Wire::Hashers => ("sync0", format!("sync-{name}")),
-        Wire::Uplink => ("up0", format!("up-{name}")),
+    let port = match wire {
+        Wire::Replication => format!("rep-{name}"),
+        Wire::Hashers => format!("sync-{name}"),
+        Wire::Uplink => format!("up-{name}"),
     };
     if way == Way::Unplugged {
         let state = if is_cut { "down" } else { "up" };
-        let line = format!("link set {outer} {state}\n");
+        let line = format!("link set {port} {state}\n");
         return network.switch().ip_batch(&line);
     }
     if matches!(way, Way::In | Way::Both) {
-        swallow(network.switch(), &outer, is_cut)?;
+        swallow(network.switch(), &port, is_cut)?;
     }
     if matches!(way, Way::Out | Way::Both) {
-        swallow(network.host(host), inner, is_cut)?;
+        network.switch().ip_batch(&turn_away(&port, is_cut))?;
     }
     Ok(())
+}
+
+/// Lets the switch's port turn away all that its host sends: a locked port takes frames of known
+/// stations only, and it knows none. (A queue inside the host would not do: DPDK's packet socket
+/// passes it by.)
+fn turn_away(port: &str, on: bool) -> String {
+    let how = match on {
+        true => "learning off locked on fdb_flush",
+        false => "locked off learning on",
+    };
+    format!("link set {port} type bridge_slave {how}\n")
 }
 
 /// Lets an interface swallow what it is given to send: a queue with no place in it.
