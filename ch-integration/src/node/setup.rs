@@ -78,7 +78,9 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         .map(|(port, pool)| NodePort::new(port, pool));
     let facts = Arc::new(NodeFacts::new(&config));
     check_binaries(&config)?;
-    config.keys()?;
+    if config.keys()?.is_none() && !config.is_alone() {
+        tracing::warn!("replication.security is off: whoever reaches the links is let in");
+    }
     let node = start_node(&config, replication.as_ref(), &facts)?;
     let clock_start = node.instant_of(Duration::ZERO);
     let (poll, commands) = unbounded();

@@ -44,6 +44,8 @@ pub struct NodeFacts {
     group: String,
     /// Nodes of the group.
     nodes: usize,
+    /// Security was switched off.
+    is_insecure: bool,
     facts: Mutex<Facts>,
 }
 
@@ -55,6 +57,7 @@ impl NodeFacts {
             id: config.id,
             group: config.group.name.clone(),
             nodes: config.group.nodes.len(),
+            is_insecure: !config.is_secured() && !config.is_alone(),
             facts: Mutex::default(),
         }
     }
@@ -129,6 +132,7 @@ impl NodeStatus {
             "id": self.facts.id,
             "group": self.facts.group,
             "nodes": self.facts.nodes,
+            "is_insecure": self.facts.is_insecure,
             "host": host,
             "status": status,
         }))

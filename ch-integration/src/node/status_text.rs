@@ -149,6 +149,11 @@ fn of_node(answer: &Value) -> String {
             ""
         },
     );
+    if answer["is_insecure"] == true {
+        text.push_str(
+            "INSECURE  replication.security is off: whoever reaches the links is let in\n",
+        );
+    }
     let role = &status["role"];
     if role.is_null() {
         text.push_str("role      none yet\n");
