@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use plover_types::{Certificate, LogIndex, Mode, NodeId, NodeSpec, Term};
+use plover_types::{Certificate, LogIndex, Mode, NodeId, NodeSpec, PacketBurst, Term};
 use replication::core::{
     Action, Core, CoreConfig, Event, FailoverRefused, Notice, Persist, members_at_start,
 };
@@ -85,6 +85,11 @@ fn config(own: NodeId, nodes: Vec<NodeSpec>, joins: bool) -> CoreConfig {
 impl Group {
     /// Two replicas and a witness, protected; node 1 is the primary.
     pub fn protected() -> Self {
+        Self::protected_or(OnBackupLoss::Continue)
+    }
+
+    /// As [`Self::protected`]; what the primary does without a backup.
+    pub fn protected_or(on_backup_loss: OnBackupLoss) -> Self {
         let specs = [
             NodeSpec::replica(1),
             NodeSpec::replica(2),
@@ -103,7 +108,10 @@ impl Group {
             gap_us: 0,
         };
         for spec in &specs {
-            group.add(config(spec.id, specs.to_vec(), false));
+            group.add(CoreConfig {
+                on_backup_loss,
+                ..config(spec.id, specs.to_vec(), false)
+            });
         }
         group.run_until("protected", |group| group.mode() == Mode::Protected);
         assert_eq!(
@@ -308,6 +316,18 @@ impl Group {
         result
     }
 
+    /// Offers a burst of input to a node, which gives its guest all that is committed. False if the
+    /// log takes none.
+    pub fn input(&mut self, to: NodeId, burst: PacketBurst) -> bool {
+        let now = Duration::from_micros(self.now_us);
+        let node = self.node_mut(to);
+        let core = node.core.as_mut().expect("the node runs");
+        core.deliver(|_, _| true);
+        let is_taken = core.propose(now, burst).is_ok();
+        self.settle(to);
+        is_taken
+    }
+
     /// How often a node asked for votes.
     pub fn campaigns(&self, id: NodeId) -> usize {
         let asks = |action: &&Action| matches!(action, Action::Note(Notice::Campaign { .. }));
@@ -405,6 +425,7 @@ impl Group {
                         && !is_parted
                         && !peer.is_parted
                         && peer.core.is_some()
+                        && (!peer.is_frozen || peer.due.len() < RING_MESSAGES)
                     {
                         peer.due.push_back(due);
                     }

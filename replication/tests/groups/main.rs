@@ -1,5 +1,6 @@
 //! Whole groups over real cores, in one thread and in virtual time.
 
+mod bounds;
 mod failover;
 mod group;
 mod membership;
