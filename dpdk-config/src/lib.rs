@@ -17,6 +17,7 @@ pub mod mempool;
 pub mod offloads;
 pub mod port;
 pub mod preflight;
+mod queue;
 mod tap_signals;
 mod vdev;
 
@@ -29,3 +30,4 @@ pub use mempool::Mempool;
 pub use offloads::{L4, OffloadUse, PortOffloads, RxChecksum, TxRequest};
 pub use port::{Port, PortStats};
 pub use preflight::{Check, Outcome, PreflightRequest};
+pub use queue::MbufQueue;

@@ -25,7 +25,7 @@ use raft::{RawNode, StateRole};
 
 use crate::epoch::{CopyCommand, CopyEvent, LocalCopy};
 use crate::group::{GroupState, names_members};
-use crate::input::InputCursor;
+use crate::input::{InputCursor, KeptPackets, NothingKept};
 use crate::lease::Lease;
 use crate::limits::{
     APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, CLOCK_DRIFT_PERMILLE, ELECTION_GRACE_TICKS,
@@ -281,12 +281,19 @@ impl Core {
         }
     }
 
-    /// Proposes a burst of input.
+    /// Proposes a burst of input. Returns its place in the log.
     ///
     /// # Errors
     /// Gives the burst back if it cannot be proposed now; it must be kept and offered again, for
     /// it was admitted.
-    pub fn propose(&mut self, now: Duration, burst: PacketBurst) -> Result<(), PacketBurst> {
+    ///
+    /// # Panics
+    /// If it is a stub, and this core takes none.
+    pub fn propose(&mut self, now: Duration, burst: PacketBurst) -> Result<LogIndex, PacketBurst> {
+        assert!(
+            self.takes_stubs() || !burst.is_stub(),
+            "a stub in a log that others read"
+        );
         self.now = now;
         if !self.may_propose() {
             return Err(burst);
@@ -295,8 +302,18 @@ impl Core {
             self.counters.proposals_refused += 1;
             return Err(burst);
         }
+        let index = LogIndex(self.raft.raft.raft_log.last_index());
         self.settle();
-        Ok(())
+        Ok(index)
+    }
+
+    /// Whether nobody but this node's copy reads the log: then an input entry may be proposed as
+    /// a stub, with the packets kept by the caller until they are delivered. Where this becomes
+    /// false, [`Self::write_out`] is due.
+    #[must_use]
+    pub fn takes_stubs(&self) -> bool {
+        let followed = self.raft.raft.prs().iter().count();
+        self.peers.is_empty() && followed == 1 && !self.config.is_durable
     }
 
     /// Takes what is to be done, in order. Hand the emptied buffer back with
@@ -331,19 +348,37 @@ impl Core {
     ///
     /// A copy whose next input is no longer in the log missed it, and is void.
     pub fn deliver_runs(&mut self, give: impl FnMut(Position, &[Packet<'_>]) -> usize) -> usize {
+        self.deliver_kept(&NothingKept, give)
+    }
+
+    /// As [`Self::deliver_runs`], with those packets that the caller keeps.
+    pub fn deliver_kept(
+        &mut self,
+        kept: &impl KeptPackets,
+        give: impl FnMut(Position, &[Packet<'_>]) -> usize,
+    ) -> usize {
         let store = self.raft.raft.raft_log.store();
         if self.cursor.position().index < store.first() && self.copy.can_serve() {
-            self.counters.input_missed += 1;
-            let actions = &mut self.actions;
-            self.copy
-                .on_snapshot(|command| actions.push(Action::Copy(command)));
+            self.missed_input();
             return 0;
         }
-        self.cursor.deliver(
+        let offered = self.cursor.deliver(
             self.applied,
             |index| store.entry(index).map(|entry| entry.data.clone()),
+            kept,
             give,
-        )
+        );
+        if offered.is_lost && self.copy.can_serve() {
+            self.missed_input();
+        }
+        offered.given
+    }
+
+    fn missed_input(&mut self) {
+        self.counters.input_missed += 1;
+        let actions = &mut self.actions;
+        self.copy
+            .on_snapshot(|command| actions.push(Action::Copy(command)));
     }
 
     /// The backup's copy was replaced: delivery goes on at `position`. Returns false if the log

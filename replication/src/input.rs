@@ -1,6 +1,7 @@
 //! The input cursor: which packet of the committed log the guest is given next.
 //!
 //! The log itself is the queue, so that a copy can go back to an earlier position after a sync.
+//! Where the log holds a stub, the packets come from whom they are kept by ([`KeptPackets`]).
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
@@ -8,16 +9,56 @@ use plover_types::{LogIndex, Packet, PacketBurst, Position};
 
 use crate::limits::RUN_PACKETS_MAX;
 
+/// Who keeps packets for the log's stubs. They have numbers, those of an entry in a row.
+pub trait KeptPackets {
+    /// The number of the first one of the stub at `index`, if that stub's are kept.
+    fn first_of(&self, index: LogIndex) -> Option<u64>;
+
+    /// The packet of this number.
+    fn packet(&self, number: u64) -> Option<&[u8]>;
+}
+
+/// Where every entry is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NothingKept;
+
+impl KeptPackets for NothingKept {
+    fn first_of(&self, _index: LogIndex) -> Option<u64> {
+        None
+    }
+
+    fn packet(&self, _number: u64) -> Option<&[u8]> {
+        None
+    }
+}
+
 /// Walks the input entries of a log in order.
 #[derive(Debug, Default)]
 pub struct InputCursor {
     position: Position,
-    /// The entry at `position.index`, decoded, if it holds input.
-    burst: Option<PacketBurst>,
-    /// Byte offset of packet `position.packet` in the encoded burst.
-    offset: usize,
+    /// The entry at `position.index`, if it holds input.
+    open: Option<OpenEntry>,
     /// Entries from this one on wait: a sync is in flight.
     barrier: Option<LogIndex>,
+}
+
+/// An entry that is being delivered.
+#[derive(Debug)]
+struct OpenEntry {
+    burst: PacketBurst,
+    /// Byte offset of the next packet's header.
+    offset: usize,
+    /// Of a stub: the number of its next packet that is kept by somebody.
+    kept: u64,
+}
+
+/// What became of an offer of input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// Packets that were taken.
+    pub given: usize,
+    /// The next entry is a stub whose packets nobody has: a copy cannot go on without them.
+    pub is_lost: bool,
 }
 
 impl InputCursor {
@@ -29,11 +70,14 @@ impl InputCursor {
 
     /// Goes to a position, before or after the present one.
     pub fn seek(&mut self, position: Position) {
-        self.position = Position::start_of(position.index);
-        self.burst = None;
-        self.offset = PacketBurst::FIRST_OFFSET;
         // Skipping to the packet happens when the entry is first read.
-        self.position.packet = position.packet;
+        self.position = position;
+        self.open = None;
+    }
+
+    /// The log's entries were changed in form: the one at the cursor is read anew.
+    pub fn reread(&mut self) {
+        self.open = None;
     }
 
     /// Delivers nothing from `barrier` on until it is lifted.
@@ -64,98 +108,144 @@ impl InputCursor {
     /// pair that follow each other in one entry, [`RUN_PACKETS_MAX`] at most. `give` answers how
     /// many it took, from the first on; with fewer than were offered (no buffer) the others stay
     /// next. `entry` reads an entry's bytes from the log; where it has none (compacted, or not an
-    /// input entry) the cursor goes on to the next.
-    ///
-    /// Returns the number of packets given.
+    /// input entry) the cursor goes on to the next. `kept` has the packets of stubs.
     pub fn deliver(
         &mut self,
         applied: LogIndex,
         entry: impl Fn(LogIndex) -> Option<Bytes>,
+        kept: &impl KeptPackets,
         mut give: impl FnMut(Position, &[Packet<'_>]) -> usize,
-    ) -> usize {
+    ) -> Offered {
         let limit = self.limit(applied);
         let mut given = 0;
         while self.position.index <= limit {
-            if self.burst.is_none() && !self.open(&entry) {
+            if self.open.is_none() {
+                match self.read(&entry, kept) {
+                    Read::Input(open) => self.open = Some(open),
+                    Read::Nothing => {
+                        self.next_entry();
+                        continue;
+                    }
+                    Read::Lost => {
+                        return Offered {
+                            given,
+                            is_lost: true,
+                        };
+                    }
+                }
+            }
+            let Some(open) = &mut self.open else { break };
+            let run = open.offer(kept, |run| give(self.position, run).min(run.len()));
+            if run.offered == 0 {
+                if open.lacks_packets() {
+                    return Offered {
+                        given,
+                        is_lost: true,
+                    };
+                }
                 self.next_entry();
                 continue;
             }
-            let Some(burst) = &self.burst else { continue };
-            let (offered, taken, next) = offer_run(burst, self.offset, |run| {
-                give(self.position, run).min(run.len())
-            });
-            if offered == 0 {
-                self.next_entry();
-                continue;
-            }
-            self.offset = next;
-            given += taken;
-            self.position.packet += taken as u32;
-            if taken < offered {
+            given += run.taken;
+            self.position.packet += run.taken as u32;
+            if run.taken < run.offered {
                 break;
             }
         }
-        given
+        Offered {
+            given,
+            is_lost: false,
+        }
     }
 
-    /// Reads the entry at the cursor and skips to its packet. False if there is no input in it.
-    fn open(&mut self, entry: &impl Fn(LogIndex) -> Option<Bytes>) -> bool {
-        let Some(bytes) = entry(self.position.index) else {
-            return false;
+    /// Reads the entry at the cursor and skips to its packet.
+    fn read(&self, entry: &impl Fn(LogIndex) -> Option<Bytes>, kept: &impl KeptPackets) -> Read {
+        let Position { index, packet } = self.position;
+        let Some(burst) = entry(index).and_then(PacketBurst::of_log) else {
+            return Read::Nothing;
         };
-        let Some(burst) = PacketBurst::of_log(bytes) else {
-            return false;
+        let mut open = OpenEntry {
+            kept: 0,
+            offset: PacketBurst::FIRST_OFFSET,
+            burst,
         };
-        let delivered = self.position.packet as usize;
-        self.offset = skip(&burst, PacketBurst::FIRST_OFFSET, delivered);
-        self.burst = Some(burst);
-        true
+        if open.burst.is_stub() {
+            match kept.first_of(index) {
+                Some(first) => open.kept = first,
+                None => return Read::Lost,
+            }
+        }
+        open.skip(packet as usize);
+        Read::Input(open)
     }
 
     fn next_entry(&mut self) {
         self.position = Position::start_of(self.position.index.next());
-        self.burst = None;
-        self.offset = PacketBurst::FIRST_OFFSET;
+        self.open = None;
     }
 }
 
-/// Offers the run that starts at `offset`. Returns how many packets it has, how many of them were
-/// taken, and where the one after these starts.
-#[inline]
-fn offer_run(
-    burst: &PacketBurst,
-    offset: usize,
-    give: impl FnOnce(&[Packet<'_>]) -> usize,
-) -> (usize, usize, usize) {
-    let mut run = ArrayVec::<Packet<'_>, RUN_PACKETS_MAX>::new();
-    let mut end = offset;
-    while !run.is_full()
-        && let Some((packet, next)) = burst.packet_at(end)
-    {
-        if run.first().is_some_and(|first| first.pair != packet.pair) {
-            break;
+/// What was found at the cursor.
+enum Read {
+    Input(OpenEntry),
+    /// No entry, or none of input.
+    Nothing,
+    /// A stub whose packets are gone.
+    Lost,
+}
+
+/// Packets offered at once, and how many of them were taken.
+struct Run {
+    offered: usize,
+    taken: usize,
+}
+
+impl OpenEntry {
+    /// Offers the run that comes next, and goes on behind what was taken of it.
+    #[inline]
+    fn offer(&mut self, kept: &impl KeptPackets, give: impl FnOnce(&[Packet<'_>]) -> usize) -> Run {
+        let mut run = ArrayVec::<Packet<'_>, RUN_PACKETS_MAX>::new();
+        let (mut end, mut number) = (self.offset, self.kept);
+        while !run.is_full()
+            && let Some(found) = self.burst.found_at(end, || kept.packet(number))
+        {
+            let pair = found.packet.pair;
+            if run.first().is_some_and(|first| first.pair != pair) {
+                break;
+            }
+            run.push(found.packet);
+            end = found.next;
+            number += u64::from(found.is_kept);
         }
-        run.push(packet);
-        end = next;
+        let offered = run.len();
+        if offered == 0 {
+            return Run { offered, taken: 0 };
+        }
+        let taken = give(&run);
+        drop(run);
+        if taken == offered {
+            (self.offset, self.kept) = (end, number);
+        } else {
+            self.skip(taken);
+        }
+        Run { offered, taken }
     }
-    if run.is_empty() {
-        return (0, 0, offset);
-    }
-    match give(&run) {
-        taken if taken == run.len() => (taken, taken, end),
-        taken => (run.len(), taken, skip(burst, offset, taken)),
-    }
-}
 
-/// Where the packet starts that follows `packets` of them from `offset` on.
-fn skip(burst: &PacketBurst, mut offset: usize, packets: usize) -> usize {
-    for _ in 0..packets {
-        let Some((_, next)) = burst.packet_at(offset) else {
-            break;
-        };
-        offset = next;
+    /// Goes on behind the next `packets` packets.
+    fn skip(&mut self, packets: usize) {
+        for _ in 0..packets {
+            let Some((is_kept, next)) = self.burst.skip_at(self.offset) else {
+                break;
+            };
+            self.offset = next;
+            self.kept += u64::from(is_kept);
+        }
     }
-    offset
+
+    /// Whether packets are left that nobody has.
+    fn lacks_packets(&self) -> bool {
+        self.burst.is_stub() && self.burst.skip_at(self.offset).is_some()
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +283,7 @@ mod tests {
         cursor.deliver(
             LogIndex(applied),
             |index| log.get(&index).cloned(),
+            &NothingKept,
             |_, packets| {
                 let taken = packets.len().min(room - got.len());
                 got.extend(packets[..taken].iter().map(|packet| packet.bytes[0]));
@@ -217,6 +308,7 @@ mod tests {
         cursor.deliver(
             LogIndex(2),
             |_| Some(entry.clone()),
+            &NothingKept,
             |position, packets| {
                 assert!(packets.iter().all(|packet| packet.pair == packets[0].pair));
                 runs.push((position.index.0, position.packet, packets.len()));

@@ -232,6 +232,19 @@ impl LogStorage {
         Ok(())
     }
 
+    /// Puts the bytes of the entry at `index` in its stub's place.
+    ///
+    /// # Panics
+    /// If there is no stub: the log would change.
+    pub fn write_out(&mut self, index: LogIndex, written: Bytes) {
+        let offset = index.0.checked_sub(self.compacted.0 + 1);
+        let entry = offset.and_then(|offset| self.entries.get_mut(usize::try_from(offset).ok()?));
+        let stub = entry.filter(|entry| LogEntry::is_stub(&entry.data));
+        let stub = stub.expect("only a stub is written out");
+        self.data_bytes = self.data_bytes - stub.data.len() + written.len();
+        stub.data = written;
+    }
+
     /// Drops the entries before `to`. Dropping what is gone already is no error.
     ///
     /// # Errors
@@ -327,7 +340,7 @@ impl Storage for LogStorage {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         if low < self.first().0 {
             return Err(StorageError::Compacted.into());
@@ -342,6 +355,10 @@ impl Storage for LogStorage {
             return Err(StorageError::Unavailable.into());
         };
         let range = self.entries.range(skip..skip + count);
+        // Asked for to be sent: a stub is written out first.
+        if context.can_async() && range.clone().any(|entry| LogEntry::is_stub(&entry.data)) {
+            return Err(StorageError::LogTemporarilyUnavailable.into());
+        }
         let Some(bytes_max) = max_size.into() else {
             return Ok(range.cloned().collect());
         };

@@ -6,9 +6,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use plover_types::{NodeId, Offload, PacketBurstBuilder};
+use plover_types::{LogIndex, NodeId, Offload, PacketBurstBuilder, PacketHeader};
 use replication::core::{Core, CoreConfig, Event, NodeSpec};
 use replication::epoch::CopyEvent;
+use replication::input::KeptPackets;
 use replication::output_rule::{HoldQueue, OutputPolicy};
 use replication::plan::OnBackupLoss;
 use replication::secure::{Identity, SecureLink};
@@ -77,20 +78,42 @@ fn serving_core() -> Core {
     core
 }
 
+/// Keeps one packet, for as often as it is asked for.
+struct Same;
+
+impl KeptPackets for Same {
+    fn first_of(&self, _index: LogIndex) -> Option<u64> {
+        Some(0)
+    }
+
+    fn packet(&self, _number: u64) -> Option<&[u8]> {
+        Some(&FRAME)
+    }
+}
+
 /// Allocations per entry of so many packets, from admission to release.
-fn allocations_per_entry(packets: usize) -> f64 {
+fn allocations_per_entry(packets: usize, is_kept: bool) -> f64 {
     let mut core = serving_core();
     let mut builder = PacketBurstBuilder::new();
     let mut hold = HoldQueue::default();
     hold.set_policy(OutputPolicy::Pass);
     let mut turn = || {
         for _ in 0..packets {
-            builder.push(0, Offload::PLAIN, &FRAME).expect("valid");
+            let header = PacketHeader {
+                pair: 0,
+                offload: Offload::PLAIN,
+                bytes: FRAME.len(),
+            };
+            if is_kept {
+                builder.push_kept(header).expect("valid");
+            } else {
+                builder.push(0, Offload::PLAIN, &FRAME).expect("valid");
+            }
         }
         while let Some(entry) = builder.finish() {
             core.propose(Duration::ZERO, entry).expect("room");
         }
-        let delivered = core.deliver_runs(|_, packets| packets.len());
+        let delivered = core.deliver_kept(&Same, |_, packets| packets.len());
         // What the guest answers.
         hold.extend((0..delivered).map(|number| number as u64));
         let released = hold.take_agreed(usize::MAX, |_| {});
@@ -110,12 +133,15 @@ fn allocations_per_entry(packets: usize) -> f64 {
 
 #[test]
 fn a_packet_allocates_nothing_and_an_entry_little() {
-    let (one, many) = (allocations_per_entry(1), allocations_per_entry(128));
-    println!("allocations an entry: {one:.3} with 1 packet, {many:.3} with 128");
-    assert!(one <= ALLOCATIONS_PER_ENTRY_MAX, "{one}");
-    // The log is compacted by bytes, so in other batches; and an entry ends with its chunk.
-    let per_packet = (many - one).max(0.0) / 127.0;
-    assert!(per_packet < 0.01, "{per_packet} allocations a packet");
+    for is_kept in [false, true] {
+        let one = allocations_per_entry(1, is_kept);
+        let many = allocations_per_entry(128, is_kept);
+        println!("allocations an entry: {one:.3} with 1 packet, {many:.3} with 128");
+        assert!(one <= ALLOCATIONS_PER_ENTRY_MAX, "{one}");
+        // The log is compacted by bytes, so in other batches; and an entry ends with its chunk.
+        let per_packet = (many - one).max(0.0) / 127.0;
+        assert!(per_packet < 0.01, "{per_packet} allocations a packet");
+    }
 }
 
 /// Two links with a session, handed to and fro.

@@ -102,6 +102,19 @@ pub const UNDELIVERED_ENTRIES_MAX: u64 = 4096;
 /// would only grow old, and be out of the processor's cache when their turn comes.
 pub const WAITING_ENTRIES_MAX: u64 = 16;
 
+/// Received packets that stay in their mbufs until they are delivered: those of the entries that may
+/// wait for a guest that runs, and of the turn that follows. The uplink's pool has to have them
+/// beside all others.
+pub const KEPT_PACKETS_MAX: usize = (WAITING_ENTRIES_MAX as usize + 1) * TAKEN_PER_TURN;
+
+/// Bytes of the shortest packet that is kept. A shorter one is cheaper to copy into its entry than
+/// its mbuf to come back to.
+pub const KEPT_BYTES_MIN: usize = 256;
+
+/// How long a guest that takes nothing has packets kept in their mbufs, before they are written
+/// into the log and the mbufs freed.
+pub const KEPT_FOR: Duration = Duration::from_millis(10);
+
 /// Bursts taken from each port in one turn, so that no step starves the others.
 pub const BURSTS_PER_TURN: usize = 4;
 

@@ -33,6 +33,7 @@ use crate::event_fd::EventFd;
 use crate::guest_nic::GuestNic;
 use crate::limits::{FRAME_BYTES_MAX, SPIN};
 use crate::path::admit::Station;
+use crate::path::kept::Kept;
 use crate::path::outgoing::Outgoing;
 use crate::path::ports::NodePort;
 use crate::record::DeliveryRecord;
@@ -54,6 +55,8 @@ pub struct PollCore {
     burst: PacketBurstBuilder,
     /// Admitted, and refused by the log for the moment.
     admitted: Option<PacketBurst>,
+    /// Packets of the log's stubs.
+    kept: Kept,
     hold: HoldQueue<Mbuf>,
     outgoing: Outgoing,
     /// None: frames to and from any station are taken.
@@ -66,6 +69,8 @@ pub struct PollCore {
     guest_was_up: bool,
     quiet: Option<(SyncId, Duration)>,
     last_ring_activity: Duration,
+    /// When the guest last took what was kept for it, or nothing was.
+    last_delivery: Duration,
     last_sync: Duration,
     last_link_check: Duration,
     uplink_up: bool,
@@ -98,6 +103,7 @@ impl PollCore {
             record: setup.record,
             burst: PacketBurstBuilder::new(),
             admitted: None,
+            kept: Kept::default(),
             hold: HoldQueue::default(),
             outgoing: Outgoing::default(),
             scratch: vec![0; FRAME_BYTES_MAX].into(),
@@ -107,6 +113,7 @@ impl PollCore {
             guest_was_up: false,
             quiet: None,
             last_ring_activity: Duration::ZERO,
+            last_delivery: Duration::ZERO,
             last_sync: Duration::ZERO,
             last_link_check: Duration::ZERO,
             uplink_up: true,
@@ -233,6 +240,7 @@ impl PollCore {
         if let Some(record) = &mut self.record {
             record.flush();
         }
+        self.write_out_kept();
     }
 
     fn thaw(&mut self, sync: Option<SyncId>) {

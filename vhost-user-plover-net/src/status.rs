@@ -37,6 +37,9 @@ pub struct PathCounters {
     pub dropped_role_lost: u64,
     /// Put into the log.
     pub proposed: u64,
+    /// Entries whose packets had been kept in their buffers and were written into the log after
+    /// all.
+    pub entries_written_out: u64,
     /// Given to the guest.
     pub delivered: u64,
     /// Taken from the guest, as frames.

@@ -17,6 +17,7 @@ use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
 use replication::transport::TransportConfig;
 use replication::wire::GroupId;
+use vhost_user_plover_net::limits::{CUT_MBUFS, KEPT_PACKETS_MAX};
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollConfig, PollCore, PollSetup};
 use vhost_user_plover_net::record::DeliveryRecord;
@@ -38,7 +39,7 @@ use crate::launch::find_binary;
 const REPLICATION_MBUFS: u32 = 4096;
 
 /// Packet buffers of the uplink beside those for held packets.
-const UPLINK_MBUFS: u32 = 2048 + vhost_user_plover_net::limits::CUT_MBUFS as u32;
+const UPLINK_MBUFS: u32 = 2048 + CUT_MBUFS as u32;
 
 /// The longest frame payload that fits an mbuf.
 const MTU_MAX: u16 = 1500;
@@ -69,7 +70,12 @@ pub fn prepare(config: NodeConfig) -> Result<Parts> {
         .map(|port| open_replication(&eal, port))
         .transpose()?;
     let held = config.sync.held_packets_max;
-    let mbufs = UPLINK_MBUFS + 2 * held;
+    // Only where nobody else reads the log.
+    let kept = match config.group.nodes.len() {
+        1 => KEPT_PACKETS_MAX as u32,
+        _ => 0,
+    };
+    let mbufs = UPLINK_MBUFS + 2 * held + kept;
     let uplink = config
         .uplink
         .as_ref()

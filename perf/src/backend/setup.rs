@@ -12,6 +12,7 @@ use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
 use replication::transport::TransportConfig;
 use replication::wire::GroupId;
+use vhost_user_plover_net::limits::KEPT_PACKETS_MAX;
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollConfig, PollCore, PollSetup};
 use vhost_user_plover_net::{
@@ -21,8 +22,9 @@ use vhost_user_plover_net::{
 use super::driver::Watcher;
 use super::{BackendArguments, links};
 
-/// Packet buffers of the uplink: held packets, rings, and what the thread's cache keeps.
-const UPLINK_MBUFS: u32 = 2 * HELD_PACKETS_MAX as u32 + 2048;
+/// Packet buffers of the uplink: held packets, those kept for the guest, rings, and what the
+/// thread's cache keeps.
+const UPLINK_MBUFS: u32 = 2 * HELD_PACKETS_MAX as u32 + KEPT_PACKETS_MAX as u32 + 2048;
 /// Packet buffers of a port between the nodes.
 const REPLICATION_MBUFS: u32 = 4096;
 /// Mbufs that the poll thread keeps at hand.

@@ -1,11 +1,12 @@
 //! raft-rs's output: what is to be stored, what is durable, what the log still needs.
 
-use plover_types::{LogIndex, Mode, Position};
+use plover_types::{LogEntry, LogIndex, Mode, PacketBurst, Position};
 use raft::eraftpb::Snapshot;
 
 use super::{Action, AwaitingPersist, Core, Persist};
 use crate::epoch::LocalCopy;
 use crate::group::GroupState;
+use crate::input::KeptPackets;
 use crate::limits::{COMPACT_BYTES, COMPACT_ENTRIES, COMPACT_ENTRIES_MIN};
 use crate::planted::{Bug, planted};
 
@@ -136,10 +137,51 @@ impl Core {
         }
     }
 
-    /// Drops the part of the log that no copy needs: what lies before the last sync's position
-    /// while the group is protected, before the primary's delivered position otherwise, and
-    /// nothing while a sync is in flight.
+    /// Writes out the stubs whose packets `kept` has, and drops those that were delivered. Returns
+    /// how many were written out. The packets may be forgotten afterwards.
+    pub fn write_out(&mut self, kept: &impl KeptPackets) -> usize {
+        let from = self.needed_position().index;
+        let last = self.raft.raft.raft_log.store().last();
+        let mut count = 0;
+        for index in (from.0..=last.0).map(LogIndex) {
+            let store = self.raft.mut_store();
+            let Some(stub) = store
+                .entry(index)
+                .filter(|entry| LogEntry::is_stub(&entry.data))
+            else {
+                continue;
+            };
+            let written = kept.first_of(index).and_then(|first| {
+                PacketBurst::of_log(stub.data.clone())?
+                    .written_out(|number| kept.packet(first + number as u64))
+            });
+            // The others' packets are gone: whoever comes to them stops there.
+            if let Some(entry) = written {
+                store.write_out(index, entry.encoded().clone());
+                count += 1;
+            }
+        }
+        self.cursor.reread();
+        // Its last entry, too.
+        self.compact_to(self.applied.next(), 1);
+        count
+    }
+
+    /// Drops the part of the log that no copy needs, by batches.
     pub(super) fn compact(&mut self) {
+        let is_large = self.log_bytes() >= COMPACT_BYTES && !self.config.is_durable;
+        let batch = if is_large {
+            COMPACT_ENTRIES_MIN
+        } else {
+            COMPACT_ENTRIES
+        };
+        self.compact_to(self.applied, batch);
+    }
+
+    /// Drops the part of the log before `end` that no copy needs, if that is `batch` entries: what
+    /// lies before the last sync's position while the group is protected, before the primary's
+    /// delivered position otherwise, and nothing while a sync is in flight.
+    fn compact_to(&mut self, end: LogIndex, batch: u64) {
         let Some(role) = self.group.role() else {
             return;
         };
@@ -158,15 +200,9 @@ impl Core {
                 .map(|(_, _, report)| report.delivered),
         };
         let Some(needed) = needed else { return };
-        let to = needed.index.min(self.applied);
+        let to = needed.index.min(end);
         let store = self.raft.mut_store();
         let dropped = to.0.saturating_sub(store.first().0);
-        let is_large = store.bytes() >= COMPACT_BYTES && !self.config.is_durable;
-        let batch = if is_large {
-            COMPACT_ENTRIES_MIN
-        } else {
-            COMPACT_ENTRIES
-        };
         if dropped < batch {
             return;
         }

@@ -1,3 +1,4 @@
+use plover_types::{Offload, PacketBurstBuilder, PacketHeader};
 use proptest::prelude::*;
 use raft::storage::MemStorage;
 use raft::{Config, RawNode};
@@ -51,6 +52,39 @@ fn appending_replaces_what_follows_and_counts_bytes() {
     assert_eq!(log.entry(LogIndex(6)), None);
     let data: usize = (1..=5).map(|index| entry(index, 1).data.len()).sum();
     assert_eq!(log.bytes(), data + 5 * ENTRY_OVERHEAD_BYTES);
+}
+
+#[test]
+fn a_stub_is_not_read_to_be_sent_until_it_is_written_out() {
+    let mut log = log_of(2);
+    let mut builder = PacketBurstBuilder::new();
+    let header = PacketHeader {
+        pair: 0,
+        offload: Offload::PLAIN,
+        bytes: 500,
+    };
+    builder.push_kept(header).unwrap();
+    let stub = builder.finish().unwrap();
+    let with_stub = Entry {
+        data: stub.encoded().clone(),
+        ..entry(3, 1)
+    };
+    log.append(&[with_stub]).unwrap();
+    log.append(&entries(4..=5, 1)).unwrap();
+    let to_send =
+        |log: &LogStorage, low, high| log.entries(low, high, None, GetEntriesContext::empty(true));
+    assert!(matches!(
+        to_send(&log, 2, 6),
+        Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable))
+    ));
+    assert_eq!(to_send(&log, 1, 3).unwrap().len(), 2);
+    assert_eq!(to_send(&log, 4, 6).unwrap().len(), 2);
+    assert_eq!(read(&log, 2, 6, None).unwrap().len(), 4, "to be applied");
+    let before = log.bytes();
+    let written = stub.written_out(|_| Some(&[7; 500])).unwrap();
+    log.write_out(LogIndex(3), written.encoded().clone());
+    assert_eq!(log.bytes(), before + 500);
+    assert_eq!(to_send(&log, 2, 6).unwrap()[1].data, *written.encoded());
 }
 
 #[test]

@@ -8,15 +8,21 @@
 //! | 4 | length of the packet |
 //! | 0 or 10 | [`Offload`], if the packet is not plain |
 //! | length | the packet |
+//!
+//! The form without all of its packets, a stub, is in `stub`.
 
 mod chunks;
+mod stub;
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+pub(crate) use self::stub::KIND_STUB;
+pub use self::stub::{Found, PacketHeader};
+
 use self::chunks::Chunks;
-use crate::entry::{EntryError, field};
+use crate::entry::{EntryError, LogEntry, field};
 use crate::limits::{
     ENTRY_BYTES_MAX, ENTRY_PACKETS_MAX, PACKET_BYTES_MAX, PACKET_BYTES_MIN, QUEUE_PAIRS_MAX,
 };
@@ -34,6 +40,9 @@ pub(crate) const PACKET_HEADER_BYTES: usize = 5;
 /// Set in a packet's first byte if its offload follows.
 const HAS_OFFLOAD: u8 = 0x80;
 
+/// Set in a packet's first byte, in a stub only, if the packet itself lies elsewhere.
+const IS_KEPT: u8 = 0x40;
+
 /// A packet of an input entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
@@ -50,6 +59,8 @@ pub struct Packet<'a> {
 pub struct PacketBurst {
     /// The whole encoded entry, kind byte included.
     encoded: Bytes,
+    /// Of a stub as it was built: packets that lie elsewhere.
+    kept: usize,
 }
 
 impl PacketBurst {
@@ -60,6 +71,7 @@ impl PacketBurst {
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, EntryError> {
         let burst = Self {
             encoded: bytes.clone(),
+            kept: 0,
         };
         burst.check().map(|()| burst)
     }
@@ -137,36 +149,21 @@ impl PacketBurst {
     #[inline]
     #[must_use]
     pub fn packet_at(&self, offset: usize) -> Option<(Packet<'_>, usize)> {
-        let (header, rest) = self
-            .encoded
-            .get(offset..)?
-            .split_first_chunk::<PACKET_HEADER_BYTES>()?;
-        let (pair, has_offload, length) = read_header(*header);
-        let mut start = offset + PACKET_HEADER_BYTES;
-        let mut offload = Offload::PLAIN;
-        if has_offload {
-            offload = Offload::from_bytes(rest.first_chunk()?);
-            start += OFFLOAD_BYTES;
-        }
-        let end = start + length;
-        let bytes = self.encoded.get(start..end)?;
-        let packet = Packet {
-            pair,
-            offload,
-            bytes,
-        };
-        Some((packet, end))
+        let found = self.found_at(offset, || None)?;
+        Some((found.packet, found.next))
     }
 
-    /// An entry of a log, whose bytes were checked when they came into it. If they are no input
-    /// entry after all, what is read of it is garbage, but nothing outside of it.
+    /// An entry of a log or a stub, whose bytes were checked when they came into it. If they are
+    /// neither after all, what is read of it is garbage, but nothing outside of it.
     #[must_use]
     pub fn of_log(bytes: Bytes) -> Option<Self> {
-        (bytes.len() > BURST_HEADER_BYTES && bytes[0] == KIND_INPUT)
-            .then_some(Self { encoded: bytes })
+        (bytes.len() > BURST_HEADER_BYTES && LogEntry::is_input(&bytes)).then_some(Self {
+            encoded: bytes,
+            kept: 0,
+        })
     }
 
-    /// The packets, in order.
+    /// The packets, in order; a stub's up to the first that lies elsewhere.
     pub fn iter(&self) -> impl Iterator<Item = Packet<'_>> {
         let mut offset = Self::FIRST_OFFSET;
         std::iter::from_fn(move || {
@@ -176,14 +173,15 @@ impl PacketBurst {
         })
     }
 
-    /// The entry's bytes, ready to be proposed.
+    /// The entry's bytes, ready to be proposed; a stub's only to a core that takes stubs.
     #[must_use]
     pub fn encoded(&self) -> &Bytes {
         &self.encoded
     }
 }
 
-/// Pair, whether an offload follows, and length.
+/// Pair, whether an offload follows, and length. The mark of a packet that lies elsewhere is part
+/// of the pair, so that none is valid outside of a stub.
 #[inline]
 fn read_header([pair, length @ ..]: [u8; PACKET_HEADER_BYTES]) -> (u8, bool, usize) {
     let length = u32::from_le_bytes(length) as usize;
@@ -199,6 +197,10 @@ pub struct PacketBurstBuilder {
     buffer: BytesMut,
     /// Packets in the entry that was begun.
     open_packets: usize,
+    /// Of these, the ones that lie elsewhere.
+    open_kept: usize,
+    /// Its bytes, as if it were written out, so that it can be.
+    open_bytes: usize,
     /// Full entries that were not taken yet, oldest first.
     full: VecDeque<PacketBurst>,
     full_packets: usize,
@@ -230,57 +232,91 @@ impl PacketBurstBuilder {
     /// The pair, the length or the offload is none that an entry may hold. Nothing is added then.
     #[inline]
     pub fn push(&mut self, pair: u8, offload: Offload, packet: &[u8]) -> Result<(), EntryError> {
+        let header = PacketHeader {
+            pair,
+            offload,
+            bytes: packet.len(),
+        };
+        self.push_header(0, header, packet.len())?;
+        self.buffer.extend_from_slice(packet);
+        Ok(())
+    }
+
+    /// Adds the header alone of a packet that stays where it is. The entry becomes a stub.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    #[inline]
+    pub fn push_kept(&mut self, header: PacketHeader) -> Result<(), EntryError> {
+        self.push_header(IS_KEPT, header, 0)?;
+        self.open_kept += 1;
+        Ok(())
+    }
+
+    /// Adds the header of a packet, and makes sure that `here` bytes fit behind it.
+    #[inline]
+    fn push_header(
+        &mut self,
+        mark: u8,
+        header: PacketHeader,
+        here: usize,
+    ) -> Result<(), EntryError> {
+        let PacketHeader {
+            pair,
+            offload,
+            bytes,
+        } = header;
         if pair >= QUEUE_PAIRS_MAX {
             return Err(field("queue pair", pair.into()));
         }
-        if !(PACKET_BYTES_MIN..=PACKET_BYTES_MAX).contains(&packet.len()) {
-            return Err(field("packet length", packet.len() as u64));
+        if !(PACKET_BYTES_MIN..=PACKET_BYTES_MAX).contains(&bytes) {
+            return Err(field("packet length", bytes as u64));
         }
         #[expect(
             clippy::cast_possible_truncation,
             reason = "PACKET_BYTES_MAX fits a u32"
         )]
-        let [l0, l1, l2, l3] = (packet.len() as u32).to_le_bytes();
+        let [l0, l1, l2, l3] = (bytes as u32).to_le_bytes();
         if offload.is_plain() {
-            self.make_room(PACKET_HEADER_BYTES + packet.len());
-            self.buffer.extend_from_slice(&[pair, l0, l1, l2, l3]);
-        } else {
-            let packet_number = self.open_packets;
-            let named = |source| EntryError::Offload {
-                packet: packet_number,
-                source,
-            };
-            offload.check(packet.len()).map_err(named)?;
-            self.make_room(PACKET_HEADER_BYTES + OFFLOAD_BYTES + packet.len());
+            self.make_room(PACKET_HEADER_BYTES + here, bytes - here);
             self.buffer
-                .extend_from_slice(&[pair | HAS_OFFLOAD, l0, l1, l2, l3]);
+                .extend_from_slice(&[pair | mark, l0, l1, l2, l3]);
+        } else {
+            let packet = self.open_packets;
+            let named = |source| EntryError::Offload { packet, source };
+            offload.check(bytes).map_err(named)?;
+            let header_bytes = PACKET_HEADER_BYTES + OFFLOAD_BYTES;
+            self.make_room(header_bytes + here, bytes - here);
+            self.buffer
+                .extend_from_slice(&[pair | HAS_OFFLOAD | mark, l0, l1, l2, l3]);
             self.buffer.extend_from_slice(&offload.to_bytes());
         }
-        self.buffer.extend_from_slice(packet);
         self.open_packets += 1;
         Ok(())
     }
 
-    /// Makes sure that a packet of this many bytes fits the entry that is open afterwards.
+    /// Makes sure that a packet fits the entry that is open afterwards: `here` bytes of it in the
+    /// entry, the others elsewhere.
     #[inline]
-    fn make_room(&mut self, packet_bytes: usize) {
-        let bytes = self.buffer.len() + packet_bytes;
+    fn make_room(&mut self, here: usize, elsewhere: usize) {
         let fits = self.open_packets < ENTRY_PACKETS_MAX
-            && bytes <= ENTRY_BYTES_MAX
-            && bytes <= self.buffer.capacity();
+            && self.open_bytes + here + elsewhere <= ENTRY_BYTES_MAX
+            && self.buffer.len() + here <= self.buffer.capacity();
         if self.open_packets == 0 || !fits {
-            self.start_entry(packet_bytes);
+            self.start_entry(here);
         }
+        self.open_bytes += here + elsewhere;
     }
 
     /// An entry ends with its chunk, too: that is cheaper than to move it.
-    fn start_entry(&mut self, packet_bytes: usize) {
+    fn start_entry(&mut self, here: usize) {
         self.seal();
-        if self.buffer.capacity() < BURST_HEADER_BYTES + packet_bytes {
+        if self.buffer.capacity() < BURST_HEADER_BYTES + here {
             let rest = std::mem::take(&mut self.buffer);
             self.buffer = self.chunks.replace(rest);
         }
         self.buffer.extend_from_slice(&[KIND_INPUT, 0]);
+        self.open_bytes = BURST_HEADER_BYTES;
     }
 
     fn seal(&mut self) {
@@ -293,10 +329,15 @@ impl PacketBurstBuilder {
         )]
         let count = self.open_packets as u8;
         self.buffer[1] = count;
+        if self.open_kept > 0 {
+            self.buffer[0] = KIND_STUB;
+        }
         self.full_packets += self.open_packets;
         self.open_packets = 0;
-        let encoded = self.buffer.split().freeze();
-        self.full.push_back(PacketBurst { encoded });
+        self.full.push_back(PacketBurst {
+            encoded: self.buffer.split().freeze(),
+            kept: std::mem::take(&mut self.open_kept),
+        });
     }
 
     /// The oldest entry's packets, or nothing if none is left; full ones come first, then the one

@@ -17,7 +17,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::burst::{KIND_INPUT, PacketBurst};
+use crate::burst::{KIND_INPUT, KIND_STUB, PacketBurst};
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::members::MembersEntry;
 use crate::{Certificate, Generation, LogIndex, NodeId, OffloadError, Position, SyncId};
@@ -253,11 +253,19 @@ impl LogEntry {
         out.freeze()
     }
 
-    /// Whether these are the bytes of an input entry, if they are an entry's at all.
+    /// Whether these are the bytes of an input entry or a stub of one, if they are an entry's at
+    /// all.
     #[inline]
     #[must_use]
     pub fn is_input(bytes: &[u8]) -> bool {
-        bytes.first() == Some(&KIND_INPUT)
+        matches!(bytes.first(), Some(&(KIND_INPUT | KIND_STUB)))
+    }
+
+    /// Whether these are the bytes of a stub, which must not leave the node.
+    #[inline]
+    #[must_use]
+    pub fn is_stub(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&KIND_STUB)
     }
 
     /// Whether these are the bytes of an entry that changes who belongs to the group.

@@ -10,7 +10,7 @@ pub mod limits;
 mod members;
 pub mod offload;
 
-pub use burst::{Packet, PacketBurst, PacketBurstBuilder};
+pub use burst::{Found, Packet, PacketBurst, PacketBurstBuilder, PacketHeader};
 pub use entry::{CopySet, EntryError, LogEntry, Mode, RoleEntry, SyncKind};
 pub use index::{
     Certificate, Generation, LogIndex, NodeId, PageDigest, PageIndex, Position, SyncId, Term,

@@ -3,5 +3,6 @@
 pub mod admit;
 pub mod announce;
 pub mod flow_hash;
+pub mod kept;
 pub mod outgoing;
 pub mod ports;

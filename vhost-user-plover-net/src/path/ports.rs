@@ -46,6 +46,28 @@ impl NodePort {
         self.received.clear();
     }
 
+    /// As [`Self::received`], but `see` may take packets away: it answers with those that it does
+    /// not.
+    #[inline]
+    pub fn take_received(&mut self, mut take: impl FnMut(Mbuf, PortOffloads) -> Option<Mbuf>) {
+        let offloads = self.port.offloads();
+        let mut left = Burst::new();
+        for mbuf in self.received.drain() {
+            if let Some(mbuf) = take(mbuf, offloads) {
+                // There are no more than came.
+                let _ = left.push(mbuf);
+            }
+        }
+        left.clear();
+    }
+
+    /// Whether a packet of the burst that was received last has so many bytes.
+    #[inline]
+    #[must_use]
+    pub fn has_received(&self, bytes: usize) -> bool {
+        self.received.iter().any(|mbuf| mbuf.len() >= bytes)
+    }
+
     /// Queues a frame made of parts; [`Self::flush`] sends it. A frame for which there is no
     /// memory is lost, as on a wire, and counted.
     #[inline]

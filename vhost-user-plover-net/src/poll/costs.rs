@@ -16,13 +16,13 @@ const MEASURED_TURNS: u32 = 11;
 pub enum Step {
     /// A burst from the uplink.
     Rx,
-    /// What is not for the guest is dropped; the rest is written into an entry.
+    /// What is not for the guest is dropped; the rest goes into an entry, whole or by its header.
     Admit,
     /// Entries into the log.
     Propose,
     /// Messages from the peers and to them.
     Replicate,
-    /// Into the guest's receive rings.
+    /// Into the guest's receive rings; what was kept for it is freed.
     Deliver,
     /// Out of the guest's transmit rings.
     Tx,

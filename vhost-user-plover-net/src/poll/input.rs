@@ -3,23 +3,28 @@
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use dpdk_config::BURST_PACKETS_MAX;
-use plover_types::Packet;
+use dpdk_config::{BURST_PACKETS_MAX, Mbuf, PortOffloads};
+use plover_types::{Packet, PacketBurst, PacketBurstBuilder, PacketHeader};
 use replication::core::Core;
 use replication::limits::RUN_PACKETS_MAX;
 
 use super::costs::Step;
 use super::{PollCore, PollEvent};
 use crate::guest_nic::GuestNic;
-use crate::limits::{BURSTS_PER_TURN, UNDELIVERED_ENTRIES_MAX, WAITING_ENTRIES_MAX};
+use crate::limits::{
+    BURSTS_PER_TURN, KEPT_BYTES_MIN, KEPT_FOR, UNDELIVERED_ENTRIES_MAX, WAITING_ENTRIES_MAX,
+};
 use crate::offload;
-use crate::path::admit::{Gate, Refused};
+use crate::path::admit::{Gate, Refused, Station};
 use crate::path::flow_hash;
+use crate::path::kept::Kept;
 use crate::ring::Frame;
+use crate::status::PathCounters;
 
 impl PollCore {
     /// Steps 1 and 2: bursts from the uplink, as many as one entry holds; what is not for the
-    /// guest, or beyond the bounds, is dropped here by counter and never later. Behind a guest that
+    /// guest, or beyond the bounds, is dropped here by counter and never later. Where nobody else
+    /// reads the log, packets stay in their mbufs, and only their headers are entered. Behind a guest that
     /// runs and does not keep up, packets stay with the port: what its queue cannot hold is lost
     /// there and costs nothing.
     pub(super) fn nic_rx(&mut self) -> usize {
@@ -36,7 +41,17 @@ impl PollCore {
         if gate.is_open() && undelivered >= WAITING_ENTRIES_MAX && !is_paused {
             return 0;
         }
-        let pairs = self.nic.as_ref().map_or(1, GuestNic::receive_pairs);
+        let keeps =
+            gate.is_open() && !is_paused && self.kept.has_room() && self.node.core().takes_stubs();
+        let mut admission = Admission {
+            gate,
+            station: self.station,
+            pairs: self.nic.as_ref().map_or(1, GuestNic::receive_pairs),
+            burst: &mut self.burst,
+            kept: &mut self.kept,
+            scratch: &mut self.scratch,
+            counters: &mut self.counters,
+        };
         let mut count = 0;
         for _ in 0..BURSTS_PER_TURN {
             let received = uplink.receive();
@@ -44,26 +59,12 @@ impl PollCore {
             if received == 0 {
                 break;
             }
-            let (burst, counters) = (&mut self.burst, &mut self.counters);
-            let (station, scratch) = (self.station, &mut self.scratch);
-            counters.received += received as u64;
-            uplink.received(|mbuf, offloads| {
-                let offload = offload::received(mbuf, offloads);
-                let Some(frame) = mbuf.linear(scratch) else {
-                    counters.dropped_length += 1;
-                    return;
-                };
-                let for_guest = station.map_or(Ok(()), |station| station.check(frame));
-                let admitted = for_guest.and_then(|()| gate.check());
-                if let Err(why) = admitted {
-                    return counters.refuse(why);
-                }
-                let pair = flow_hash::pair_of(frame, pairs);
-                match burst.push(pair, offload, frame) {
-                    Ok(()) => counters.admitted += 1,
-                    Err(_) => counters.refuse(Refused::Length),
-                }
-            });
+            admission.counters.received += received as u64;
+            if keeps && uplink.has_received(KEPT_BYTES_MIN) {
+                uplink.take_received(|mbuf, offloads| admission.keep(mbuf, offloads));
+            } else {
+                uplink.received(|mbuf, offloads| admission.write(mbuf, offloads));
+            }
             self.costs.done(Step::Admit, received);
             count += received;
             if received < BURST_PACKETS_MAX {
@@ -79,19 +80,60 @@ impl PollCore {
     pub(super) fn propose(&mut self, now: Duration) -> usize {
         let mut proposed = 0;
         while let Some(burst) = self.admitted.take().or_else(|| self.burst.finish()) {
-            let packets = burst.len();
-            match self.node.core_mut().propose(now, burst) {
-                Ok(()) => proposed += packets,
+            let Some(burst) = self.fit_for_log(burst) else {
+                continue;
+            };
+            match self.node.core_mut().propose(now, burst.clone()) {
+                Ok(index) => {
+                    proposed += burst.len();
+                    if burst.is_stub() {
+                        self.kept.logged(&burst, index);
+                    }
+                }
                 Err(burst) if self.node.core().is_serving() => {
                     self.admitted = Some(burst);
                     break;
                 }
-                Err(_) => self.counters.dropped_role_lost += packets as u64,
+                Err(burst) => {
+                    self.counters.dropped_role_lost += burst.len() as u64;
+                    if burst.is_stub() {
+                        self.kept.refused(&burst);
+                    }
+                }
             }
         }
         self.counters.proposed += proposed as u64;
         self.costs.done(Step::Propose, proposed);
         proposed
+    }
+
+    /// A stub that was made for a log which takes none any more is written out.
+    fn fit_for_log(&mut self, burst: PacketBurst) -> Option<PacketBurst> {
+        if !burst.is_stub() || self.node.core().takes_stubs() {
+            return Some(burst);
+        }
+        self.counters.entries_written_out += 1;
+        let written = self.kept.write_out(&burst);
+        debug_assert!(written.is_some(), "the packets of a stub are kept");
+        written
+    }
+
+    /// Packets that are kept too long, or for a log that somebody else reads, are written into it.
+    pub(super) fn write_out_stale(&mut self, now: Duration) {
+        if self.kept.is_empty() {
+            self.last_delivery = now;
+        } else if now > self.last_delivery + KEPT_FOR || !self.node.core().takes_stubs() {
+            self.write_out_kept();
+        }
+    }
+
+    /// Writes the packets of the log's stubs into it, and frees them.
+    pub(super) fn write_out_kept(&mut self) {
+        if !self.kept.is_empty() {
+            let entries = self.node.core_mut().write_out(&self.kept);
+            self.counters.entries_written_out += entries as u64;
+            self.kept.written_out();
+        }
     }
 
     /// Step 4: what the peers say.
@@ -127,7 +169,7 @@ impl PollCore {
             return 0;
         }
         let record = &mut self.record;
-        let given = core.deliver_runs(|position, packets| {
+        let given = core.deliver_kept(&self.kept, |position, packets| {
             let frames = packets.iter().map(frame_of).take(RUN_PACKETS_MAX);
             let frames: ArrayVec<_, RUN_PACKETS_MAX> = frames.collect();
             let delivered = nic.deliver_burst(packets[0].pair, &frames).frames;
@@ -138,12 +180,81 @@ impl PollCore {
         });
         if given > 0 {
             nic.publish();
+            self.kept.delivered(self.node.core().position());
             self.counters.delivered += given as u64;
             self.last_ring_activity = now;
+            self.last_delivery = now;
         }
         self.costs.done(Step::Deliver, given);
         given
     }
+}
+
+/// What a turn's packets are measured by, and where those go that pass.
+struct Admission<'a> {
+    gate: Gate,
+    station: Option<Station>,
+    pairs: usize,
+    burst: &'a mut PacketBurstBuilder,
+    kept: &'a mut Kept,
+    /// A packet in several mbufs, in one piece.
+    scratch: &'a mut [u8],
+    counters: &'a mut PathCounters,
+}
+
+impl Admission<'_> {
+    /// Keeps the packet and enters its header, if it is admitted, and long enough for that to pay.
+    /// Otherwise as [`Self::write`], and the mbuf comes back.
+    #[inline(always)]
+    fn keep(&mut self, mut mbuf: Mbuf, offloads: PortOffloads) -> Option<Mbuf> {
+        // Several pieces could not be referred to as one packet.
+        if mbuf.len() < KEPT_BYTES_MIN || !mbuf.is_contiguous() {
+            self.write(&mut mbuf, offloads);
+            return Some(mbuf);
+        }
+        let frame = mbuf.data();
+        if let Err(why) = check(self.gate, self.station, frame) {
+            self.counters.refuse(why);
+            return Some(mbuf);
+        }
+        let header = PacketHeader {
+            pair: flow_hash::pair_of(frame, self.pairs),
+            bytes: frame.len(),
+            offload: offload::received(&mut mbuf, offloads),
+        };
+        if self.burst.push_kept(header).is_err() {
+            self.counters.refuse(Refused::Length);
+            return Some(mbuf);
+        }
+        self.counters.admitted += 1;
+        let kept = self.kept.push(mbuf);
+        kept.expect("room was looked at for the whole turn");
+        None
+    }
+
+    /// Copies the packet into the entry, if it is admitted.
+    #[inline(always)]
+    fn write(&mut self, mbuf: &mut Mbuf, offloads: PortOffloads) {
+        let offload = offload::received(mbuf, offloads);
+        let Some(frame) = mbuf.linear(self.scratch) else {
+            self.counters.dropped_length += 1;
+            return;
+        };
+        if let Err(why) = check(self.gate, self.station, frame) {
+            return self.counters.refuse(why);
+        }
+        let pair = flow_hash::pair_of(frame, self.pairs);
+        match self.burst.push(pair, offload, frame) {
+            Ok(()) => self.counters.admitted += 1,
+            Err(_) => self.counters.refuse(Refused::Length),
+        }
+    }
+}
+
+#[inline(always)]
+fn check(gate: Gate, station: Option<Station>, frame: &[u8]) -> Result<(), Refused> {
+    station.map_or(Ok(()), |station| station.check(frame))?;
+    gate.check()
 }
 
 #[inline]

@@ -58,6 +58,7 @@ impl PollCore {
     /// What depends on time: quiet, idle, a sync that is due, the uplink.
     pub(super) fn watch(&mut self, now: Duration) {
         self.watch_serving(now);
+        self.write_out_stale(now);
         if let Some(nic) = &self.nic
             && !self.guest_was_up
         {

@@ -158,6 +158,51 @@ fn an_entry_cut_anywhere_is_refused() {
 }
 
 #[test]
+fn a_stub_is_no_entry_and_shows_only_what_it_has() {
+    let mut builder = PacketBurstBuilder::new();
+    builder.push(2, TCP, &[1; 60]).expect("valid");
+    for bytes in [14, PACKET_BYTES_MAX] {
+        let header = header(1, Offload::PLAIN, bytes);
+        builder.push_kept(header).expect("valid");
+    }
+    let stub = builder.finish().expect("not empty");
+    assert!(stub.is_stub() && LogEntry::is_stub(stub.encoded()));
+    assert!(LogEntry::is_input(stub.encoded()));
+    assert_eq!((stub.len(), stub.kept_packets()), (3, 2));
+    assert_eq!(stub.iter().count(), 1);
+    let refused = LogEntry::decode(stub.encoded());
+    assert_eq!(refused, Err(EntryError::Kind(KIND_STUB)));
+    // Nor does it become one under the kind of an entry.
+    let mut bytes = stub.encoded().to_vec();
+    bytes[0] = KIND_INPUT;
+    assert_eq!(
+        decoded(bytes),
+        Err(field("queue pair", u64::from(1 | IS_KEPT)))
+    );
+    builder.push(2, TCP, &[1; 60]).expect("valid");
+    assert!(!builder.finish().expect("not empty").is_stub());
+}
+
+#[test]
+fn a_stub_is_written_out_with_its_own_packets_only() {
+    let mut builder = PacketBurstBuilder::new();
+    for bytes in [20, 30] {
+        let header = header(0, Offload::PLAIN, bytes);
+        builder.push_kept(header).expect("valid");
+    }
+    let stub = builder.finish().expect("not empty");
+    let packets: [&[u8]; 3] = [&[1; 20], &[2; 30], &[3; 30]];
+    let written = |first: usize, count: usize| {
+        stub.written_out(|number| packets[first..first + count].get(number).copied())
+    };
+    let whole = written(0, 2).expect("these are its packets");
+    assert_eq!(whole.iter().map(|packet| packet.bytes[0]).sum::<u8>(), 3);
+    assert!(whole.written_out(|_| None).is_none(), "it is no stub");
+    assert_eq!(written(0, 1), None, "one is missing");
+    assert_eq!(written(1, 2), None, "one is of another length");
+}
+
+#[test]
 fn an_entry_ends_where_its_chunk_does() {
     let mut builder = PacketBurstBuilder::new();
     let frames = 4 * chunks::CHUNK_BYTES / 1500;
@@ -181,6 +226,14 @@ fn an_entry_ends_where_its_chunk_does() {
         }
     }
     assert_eq!(number, frames);
+}
+
+fn header(pair: u8, offload: Offload, bytes: usize) -> PacketHeader {
+    PacketHeader {
+        pair,
+        offload,
+        bytes,
+    }
 }
 
 fn packets() -> impl Strategy<Value = Vec<(u8, bool, Vec<u8>)>> {
@@ -209,6 +262,46 @@ proptest! {
             read.extend(entry.iter().map(|it| (it.pair, it.offload, it.bytes.to_vec())));
         }
         prop_assert!(read == sent);
+    }
+
+    #[test]
+    fn by_reference_and_written_out_are_the_same_entry(
+        packets in packets(),
+        switches in proptest::collection::vec(0..8_u8, 200),
+    ) {
+        let mut builder = PacketBurstBuilder::new();
+        let mut headers = Vec::new();
+        for ((pair, offloads, bytes), switch) in packets.iter().zip(&switches) {
+            let offload = if *offloads && bytes.len() > 60 { TCP } else { Offload::PLAIN };
+            let header = header(*pair, offload, bytes.len());
+            match switch {
+                0..=3 => builder.push(*pair, offload, bytes).expect("valid"),
+                _ => builder.push_kept(header).expect("valid"),
+            }
+            headers.push(header);
+        }
+        let mut first = 0;
+        while let Some(entry) = builder.finish() {
+            let end = first + entry.len();
+            let written = if entry.is_stub() {
+                let kept: Vec<_> = (first..end).filter(|at| switches[*at] > 3).collect();
+                prop_assert_eq!(entry.kept_packets(), kept.len());
+                let packet = |number: usize| kept.get(number).map(|at| &packets[*at].2[..]);
+                entry.written_out(packet).expect("these are its packets")
+            } else {
+                entry
+            };
+            let mut plain = PacketBurstBuilder::new();
+            for (header, packet) in headers[first..end].iter().zip(&packets[first..end]) {
+                plain.push(header.pair, header.offload, &packet.2).expect("valid");
+            }
+            let expected = plain.finish().expect("not empty");
+            prop_assert!(plain.is_empty(), "what is written out fits one entry");
+            prop_assert_eq!(&written, &expected);
+            prop_assert!(decoded(written.encoded().clone()).is_ok());
+            first = end;
+        }
+        prop_assert_eq!(first, packets.len());
     }
 
     #[test]
