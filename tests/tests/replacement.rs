@@ -67,7 +67,10 @@ fn replace(cluster: &mut Cluster, lost: Host) -> Result<()> {
     let status = cluster.status(primary)?;
     let members = status["status"]["members"].to_string();
     eprintln!("members: {members}");
-    ensure!(members.contains(&format!("\"node\":{new_id},")), "{members}");
+    ensure!(
+        members.contains(&format!("\"node\":{new_id},")),
+        "{members}"
+    );
     ensure!(
         !members.contains(&format!("\"node\":{old_id},")),
         "{members}"
