@@ -14,6 +14,8 @@ mod vmm;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
+use plover_types::NodeId;
+use replication::net::{Mac, NetConfig, PREFIX_LEN_IPV4, PREFIX_LEN_IPV6};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +145,30 @@ impl NodeConfig {
     /// protects it.
     pub fn is_alone(&self) -> bool {
         self.group.nodes.len() == 1
+    }
+
+    /// Where this node and its peers are, for a replication port with this MAC address; none where
+    /// an address is missing, or there is only one node.
+    #[must_use]
+    pub fn net(&self, own_mac: Mac, mtu: u16) -> Option<NetConfig> {
+        let own = self.own()?.address?;
+        let prefix_len = if own.is_ipv4() {
+            PREFIX_LEN_IPV4
+        } else {
+            PREFIX_LEN_IPV6
+        };
+        let others = self.group.nodes.iter().filter(|node| node.id != self.id);
+        let peers: Option<Vec<_>> = others
+            .map(|node| Some((NodeId(node.id.into()), node.address?)))
+            .collect();
+        Some(NetConfig {
+            own,
+            own_mac,
+            prefix_len: self.replication.prefix_len.unwrap_or(prefix_len),
+            gateway: self.replication.gateway,
+            peers: peers.filter(|peers| !peers.is_empty())?,
+            mtu: mtu.min(limits::REPLICATION_MTU_MAX).into(),
+        })
     }
 
     /// The vhost-user socket that our backend serves.

@@ -1,6 +1,7 @@
 //! `plover doctor`: whether this host can run a node. DPDK's part is `dpdk_config::preflight`; here
 //! are the VMM, KVM and what a configuration names.
 
+mod link;
 mod plain_nic;
 
 use std::path::Path;
@@ -39,6 +40,7 @@ fn check_node(config: &NodeConfig) -> Vec<Check> {
         checks.extend(vmm_checks(Some(vmm)));
     }
     checks.push(kvm_check());
+    checks.extend(link::checks(config));
     checks.extend(file_checks(config));
     checks.extend(keys_check(config));
     checks

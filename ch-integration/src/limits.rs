@@ -77,3 +77,7 @@ const _: () = assert!(MACHINE_TIMEOUT.as_millis() >= CALL_TIMEOUT.as_millis());
 const _: () = assert!(HTTP_HEAD_BYTES_MAX < HTTP_BODY_BYTES_MAX);
 const _: () = assert!(MEMORY_MIB_MIN < MEMORY_MIB_MAX);
 const _: () = assert!(NODE_ID_MAX < u64::BITS as u8);
+
+/// Bytes that follow the Ethernet header in a frame to a peer, at most: it fits the smallest packet
+/// buffer, whatever the port could carry.
+pub const REPLICATION_MTU_MAX: u16 = 1500;

@@ -103,6 +103,96 @@ pub const PEER_LOST_TIMEOUTS: u32 = 2;
 /// A lost handover is tried again after this many election timeouts.
 pub const HANDOVER_RETRY_TIMEOUTS: u32 = 2;
 
+/// How long a next hop may be silent before it is asked for its MAC address again.
+pub const NEIGHBOUR_ASK_AFTER: Duration = Duration::from_secs(20);
+
+/// How long it may be silent until its MAC address is forgotten.
+pub const NEIGHBOUR_FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// A question that is not answered is asked again after this, and then after twice as long each
+/// time: the first answer is wanted before the first election.
+pub const NEIGHBOUR_RETRY: Duration = Duration::from_millis(20);
+
+/// Up to this.
+pub const NEIGHBOUR_RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Questions for MAC addresses that we ask a second: at most three hops are asked for at once.
+pub const QUESTIONS_PER_SECOND_MAX: u32 = 64;
+
+/// Questions for our MAC address that are answered a second. Three nodes and a gateway ask a few
+/// times a minute; whoever floods the link gets no more out of us than this.
+pub const ANSWERS_PER_SECOND_MAX: u32 = 64;
+
+/// Echo requests that are answered a second.
+pub const ECHOES_PER_SECOND_MAX: u32 = 32;
+
+/// Frames of our own (questions, answers, echoes, handshakes) that wait to be sent.
+pub const OUTBOX_FRAMES_MAX: usize = 32;
+
+/// Their bytes.
+pub const OUTBOX_BYTES_MAX: usize = 32 * 1024;
+
+/// Datagrams on their way to one peer at first, until acknowledgements tell what the way holds.
+pub const WINDOW_DATAGRAMS_START: u32 = 64;
+
+/// At least: a window that losses made small still carries a burst of input in one go.
+pub const WINDOW_DATAGRAMS_MIN: u32 = 32;
+
+/// At most. Two peers' windows together overrun no driver ring of 256 descriptors by more than what
+/// it sends meanwhile, and a 10 Gbit/s link is full at 300 µs round trip.
+pub const WINDOW_DATAGRAMS_MAX: u32 = 256;
+
+/// Datagrams that one turn of the poll core sends to one peer: two peers' fit a driver ring of 256.
+pub const DATAGRAMS_PER_TURN_MAX: usize = 64;
+
+/// Numbers between the oldest datagram that is not acknowledged and the newest: what an
+/// acknowledgement's bits cover.
+pub const NUMBERS_MAX: usize = 512;
+
+/// Messages between the oldest that is not acknowledged and the newest.
+pub const MESSAGES_MAX: usize = 1024;
+
+/// Bytes of messages that wait for one peer's acknowledgement. As much as may be uncommitted; what
+/// does not fit is dropped, and raft-rs sends it again when the peer is back.
+pub const SEND_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of one peer's messages that are incomplete, or wait for one before them.
+pub const RECEIVE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Messages of one peer that may be incomplete at once.
+pub const REASSEMBLY_SLOTS_MAX: usize = 64;
+
+/// Later datagrams that must have arrived before an earlier one counts as lost (RFC 9002 says why 3).
+pub const REORDER_DATAGRAMS: u64 = 3;
+
+/// A datagram that a later one overtook is lost after 9/8 of a round trip, and after this at least:
+/// below it, a poll core's own turns are what is measured.
+pub const REORDER_TIME_MIN: Duration = Duration::from_micros(250);
+
+/// The last datagrams of a burst, which nothing follows, are sent again after a round trip, four times
+/// its variation, and at least this much: a core that shares its processor answers late now and then.
+pub const PROBE_MARGIN_MIN: Duration = Duration::from_millis(1);
+
+/// The same before anything was measured.
+pub const PROBE_UNMEASURED: Duration = Duration::from_millis(10);
+
+/// Probes in a row that are not answered until everything for that peer is dropped. The wait doubles
+/// with each: about 60 ms on a fast link, less than the shortest election timeout that is usual, and
+/// what is older than that is better asked for anew by raft-rs.
+pub const PROBES_MAX: u32 = 6;
+
+/// How long an acknowledgement of a short message waits for a message that carries it.
+pub const ACK_DELAY: Duration = Duration::from_micros(200);
+
+/// Short messages that are acknowledged at once when so many wait for it.
+pub const ACKS_DELAYED_MAX: u32 = 16;
+
+/// Boot ids of a peer that are remembered, so that what its former lives sent is known as old.
+pub const BOOTS_REMEMBERED: usize = 4;
+
+const _: () = assert!(2 * DATAGRAMS_PER_TURN_MAX <= 256);
+const _: () = assert!(WINDOW_DATAGRAMS_MAX as usize * 2 <= NUMBERS_MAX);
+const _: () = assert!(ACK_DELAY.as_micros() < PROBE_MARGIN_MIN.as_micros());
 const _: () = assert!(UNCOMMITTED_BYTES_MAX as usize >= 8 * ENTRY_BYTES_MAX);
 const _: () = assert!(LOG_BYTES_MAX as u64 > UNCOMMITTED_BYTES_MAX);
 const _: () = assert!(CLOCK_DRIFT_PERMILLE < 500);

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use plover_types::limits::GROUP_NODES_MAX;
 use plover_types::{LogIndex, NodeId, NodeSpec, Term};
 
@@ -16,11 +16,9 @@ use crate::durable::{
 };
 use crate::group::GroupState;
 use crate::identity::{IdentityError, claim_in_memory};
+use crate::link::{Link, LinkConfig, LinkError, Place};
 use crate::storage::{LogError, LogStorage};
 use crate::ticks::Ticks;
-use crate::transport::{
-    HEADER, Mac, Transport, TransportConfig, TransportCounters, TransportError,
-};
 use crate::wire::{self, GroupId, WireError};
 
 /// Where a node keeps its log.
@@ -33,15 +31,16 @@ pub enum Durability {
     Memory,
 }
 
-/// Reads a member's address out of its place; none if there is none that this node can use.
-pub type Locate = Box<dyn Fn(&NodeSpec) -> Option<Mac> + Send>;
+/// Reads how a member is reached out of its place in the log; none if there is nothing in it that
+/// this node can use.
+pub type Locate = Box<dyn Fn(&NodeSpec) -> Option<Place> + Send>;
 
 /// What a node is made with.
 pub struct NodeSetup<'a> {
     /// The core; `is_durable` and `is_restarted` are filled in here.
     pub core: CoreConfig,
-    /// Frames.
-    pub transport: TransportConfig,
+    /// The way to the peers.
+    pub link: LinkConfig,
     /// Where the log and the identity are kept.
     pub state_dir: &'a Path,
     /// Whether the log is on disk.
@@ -53,9 +52,9 @@ pub struct NodeSetup<'a> {
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The transport's configuration.
-    #[error("the replication port's configuration")]
-    Transport(#[from] TransportError),
+    /// The link's configuration.
+    #[error("the replication link")]
+    Link(#[from] LinkError),
     /// The node may not come back under its id.
     #[error("this node's identity")]
     Identity(#[from] IdentityError),
@@ -84,7 +83,7 @@ pub struct NodeCounters {
 /// A node of the group.
 pub struct Node {
     core: Core,
-    transport: Transport,
+    link: Link,
     writer: Option<DurableWriter>,
     /// Requests that the writer had no room for, in order.
     unsubmitted: Vec<PersistRequest>,
@@ -92,12 +91,11 @@ pub struct Node {
     /// Those that are listened to.
     members: Vec<NodeId>,
     /// Where they are, and where those are that were members before.
-    peers: Vec<(NodeId, Mac)>,
+    peers: Vec<(NodeId, Place)>,
     locate: Locate,
     group: GroupId,
     started: Instant,
     ticks: Ticks,
-    message: BytesMut,
     last_persist: u64,
     counters: NodeCounters,
 }
@@ -133,13 +131,13 @@ impl Node {
     pub fn start(setup: NodeSetup<'_>) -> Result<Self, NodeError> {
         let NodeSetup {
             mut core,
-            transport,
+            link,
             state_dir,
             durability,
             locate,
         } = setup;
-        let peers = transport.peers.clone();
-        let group = transport.group;
+        let peers = link.places();
+        let group = link.group;
         let owner = Owner {
             group,
             node: core.own,
@@ -163,7 +161,7 @@ impl Node {
         let (own, tick) = (core.own, core.tick);
         Ok(Self {
             core: Core::new(core, storage, Duration::ZERO)?,
-            transport: Transport::new(transport)?,
+            link: Link::new(link)?,
             writer,
             unsubmitted: Vec::new(),
             own,
@@ -173,7 +171,6 @@ impl Node {
             group,
             started: Instant::now(),
             ticks: Ticks::new(tick, Duration::ZERO),
-            message: BytesMut::new(),
             last_persist: 0,
             counters: NodeCounters::default(),
         })
@@ -202,7 +199,8 @@ impl Node {
         &mut self.core
     }
 
-    /// Gives the core the ticks that are due, and takes what the disk finished.
+    /// Gives the core the ticks that are due, and takes what the disk finished. [`Self::drain`] sends
+    /// what is due on the link.
     ///
     /// # Errors
     /// The disk failed; the error comes once, and this node acknowledges nothing any more.
@@ -210,6 +208,7 @@ impl Node {
         while self.ticks.due(now) {
             self.core.step(now, Event::Tick);
         }
+        self.link.poll(now);
         self.submit_waiting();
         match self.writer.as_mut().and_then(DurableWriter::completed) {
             None => Ok(()),
@@ -224,12 +223,18 @@ impl Node {
         }
     }
 
-    /// Takes a frame from the replication port: hostile until checked. Returns whether it
-    /// completed a message.
-    pub fn receive_frame(&mut self, now: Duration, frame: &[u8]) -> bool {
-        let Some((sender, bytes)) = self.transport.receive(frame) else {
-            return false;
-        };
+    /// Takes a frame from the replication port: hostile until checked, and opened in place. Returns
+    /// whether it completed a message.
+    pub fn receive_frame(&mut self, now: Duration, frame: &mut [u8]) -> bool {
+        self.link.receive(now, frame);
+        let mut is_message = false;
+        while let Some((sender, bytes)) = self.link.next_message() {
+            is_message |= self.receive_message(now, sender, bytes);
+        }
+        is_message
+    }
+
+    fn receive_message(&mut self, now: Duration, sender: NodeId, bytes: Bytes) -> bool {
         let members = &self.members;
         let own = self.own;
         let known = |node| members.contains(&node);
@@ -249,11 +254,13 @@ impl Node {
         }
     }
 
-    /// Does what the core asks: frames go to `send` (header and payload of each), requests to the
-    /// disk, everything else to `act`. Returns how many actions there were.
+    /// Does what the core asks, and what is due on the link: frames go to `send` (the parts of each),
+    /// requests to the disk, everything else to `act`. Returns how many actions there were, and
+    /// datagrams sent.
     pub fn drain(
         &mut self,
-        mut send: impl FnMut(&[u8; HEADER], &[u8]),
+        now: Duration,
+        mut send: impl FnMut(&[&[u8]]),
         mut act: impl FnMut(Action),
     ) -> usize {
         let mut actions = self.core.take_actions();
@@ -261,13 +268,8 @@ impl Node {
         for action in actions.drain(..) {
             match action {
                 Action::Send(envelope) => {
-                    self.message.clear();
-                    if wire::encode(&envelope, self.group, &mut self.message).is_err() {
+                    if self.link.send(now, &envelope, &mut send).is_err() {
                         self.counters.messages_unencodable += 1;
-                        continue;
-                    }
-                    for (header, payload) in self.transport.fragments(envelope.to, &self.message) {
-                        send(&header, payload);
                     }
                 }
                 Action::Persist(persist) => self.persist(persist),
@@ -298,24 +300,24 @@ impl Node {
             }
         }
         self.core.recycle(actions);
-        count
+        count + self.link.pump(now, send)
     }
 
-    /// Frames go to these from now on. Those that were members are still heard, to be told apart from
+    /// Datagrams go to these from now on. Those that were members are still heard, to be told apart from
     /// strangers, unless another has their address now.
     fn follow_members(&mut self, specs: &[NodeSpec]) {
         let others = specs.iter().filter(|spec| spec.id != self.own);
         let known = std::mem::take(&mut self.peers);
         let place_of = |spec: &NodeSpec| {
             let mut known = known.iter().filter(|(node, _)| *node == spec.id);
-            (self.locate)(spec).or_else(|| known.next().map(|(_, mac)| *mac))
+            (self.locate)(spec).or_else(|| known.next().map(|(_, place)| *place))
         };
         let located = others.filter_map(|spec| Some((spec.id, place_of(spec)?)));
         let mut peers: Vec<_> = located.collect();
         self.members = peers.iter().map(|(node, _)| *node).collect();
-        let is_new = |(node, _): &&(NodeId, Mac)| !self.members.contains(node);
+        let is_new = |(node, _): &&(NodeId, Place)| !self.members.contains(node);
         peers.extend(known.iter().filter(is_new).take(GROUP_NODES_MAX));
-        self.transport.set_peers(&peers);
+        self.link.set_peers(&peers);
         self.peers = peers;
     }
 
@@ -372,9 +374,15 @@ impl Node {
         &self.counters
     }
 
-    /// Counts of the transport.
+    /// The link: how the way to each peer is, and its counts.
     #[must_use]
-    pub fn transport_counters(&self) -> &TransportCounters {
-        self.transport.counters()
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// When this node has something to do, even if nothing is heard until then.
+    #[must_use]
+    pub fn due(&self) -> Duration {
+        self.link.due().min(self.ticks.next())
     }
 }

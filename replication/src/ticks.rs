@@ -34,6 +34,12 @@ impl Ticks {
         self.last = self.last.max(oldest) + self.tick;
         true
     }
+
+    /// When the next tick is due.
+    #[must_use]
+    pub fn next(&self) -> Duration {
+        self.last + self.tick
+    }
 }
 
 #[cfg(test)]

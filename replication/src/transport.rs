@@ -1,440 +1,297 @@
-//! Messages in Ethernet frames: cut into fragments on one side, put together on the other.
+//! Messages in datagrams: cut into fragments on one side, put together on the other, and repaired
+//! on the way in about a round trip.
 //!
-//! What lives here: the frame's byte form, the bounded reassembly, counters. What does not: ports
-//! and mbufs (the caller copies), what a message says (see `wire`), loss (raft-rs sends again).
+//! What lives here: fragments, their acknowledgement, loss and its repair, how much may be on the
+//! way, duplicates, order where it matters. What does not: addresses and frames (see `net`),
+//! secrecy and authenticity (the caller seals each datagram), what a message says (see `wire`),
+//! clocks (the caller says what time it is).
 //!
-//! All integers of our header are little endian.
+//! ```text
+//!  message ─▶ fragments ─▶ datagram n ──────────────▶ seen, acknowledged: newest and bits before
+//!                ▲              │                                  │
+//!                │   3 later ones acknowledged, or 9/8 round trip  │
+//!                └── lost: again, as datagram m > n ◀──────────────┘
+//! ```
 //!
-//! | bytes | field |
-//! |---|---|
-//! | 0..14 | Ethernet: destination, source, type [`ETHERTYPE`] (big endian) |
-//! | 14 | version ([`TRANSPORT_VERSION`]) |
-//! | 15 | 0 |
-//! | 16..18, 18..20 | fragment number from 0, fragment count |
-//! | 20..24 | length of the whole message |
-//! | 24..28 | CRC32 of the whole message |
-//! | 28..36 | group |
-//! | 36..44 | message id |
-//! | 44.. | the fragment |
+//! A datagram's number is never used twice, so an acknowledgement always says which sending it
+//! answers, and the lost repair of a loss is found like any other. The last datagrams of a burst,
+//! which nothing follows, are sent again by a timer ([`rtt`](self)). What is given up here is
+//! repaired by raft-rs, later.
 //!
-//! Every fragment but the last is `ceil(length / count)` bytes long, so each one's place follows
-//! from its number, in any order, and neither side has to know the other's MTU. Frames come from
-//! whoever is on the link: what is wrong with one is counted, never logged and never an error.
+//! How a message is delivered is decided by its kind ([`Delivery`]). raft-rs takes messages in any
+//! order; only entries that overtake each other cost it a rejection and a probe, so that those,
+//! and nothing else, wait for those before them.
+//!
+//! Both sides' memory is bounded ([`crate::limits`]). A boot id, random per start, tells a peer's
+//! lives apart: a new one ends everything that was on the way to the old one.
+
+mod counters;
+mod datagram;
+mod peer;
+mod reassembly;
+mod receiver;
+mod rtt;
+mod sender;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use plover_types::NodeId;
 
+use crate::limits::DATAGRAMS_PER_TURN_MAX;
 use crate::wire::GroupId;
-use crate::wire::limits::{
-    FRAGMENTS_MAX, MESSAGE_BYTES_MAX, MTU_BYTES_MAX, MTU_BYTES_MIN, REASSEMBLY_SLOTS,
-};
+use crate::wire::limits::{FRAGMENTS_MAX, MESSAGE_BYTES_MAX};
 
-/// EtherType of our frames: IEEE 802, local experimental 1.
-pub const ETHERTYPE: u16 = 0x88B5;
+pub use counters::TransportCounters;
+pub use datagram::{HEADER_BYTES_MAX, TRANSPORT_VERSION};
+pub use peer::PeerLink;
 
-/// Version of the frame's byte form.
-pub const TRANSPORT_VERSION: u8 = 1;
+use datagram::{Datagram, Header};
+use peer::Peer;
 
-/// Bytes before the fragment: Ethernet's header and ours.
-pub const HEADER: usize = ETHERNET_BYTES + FRAGMENT_HEADER_BYTES;
+/// Buffers for messages that are kept for the next ones.
+const SPARE_BUFFERS_MAX: usize = 64;
 
-const ETHERNET_BYTES: usize = 14;
-const FRAGMENT_HEADER_BYTES: usize = 30;
+/// Bytes that a spare buffer holds at most: a long message's goes back to the allocator.
+const SPARE_BYTES_MAX: usize = 32 * 1024;
 
-/// Frames shorter than this are padded to it on real links (without the frame check sequence).
-const ETHERNET_FRAME_BYTES_MIN: usize = 60;
-
-const _: () = assert!(
-    MESSAGE_BYTES_MAX.div_ceil(MTU_BYTES_MIN - FRAGMENT_HEADER_BYTES) <= FRAGMENTS_MAX,
-    "the longest message fits its fragments at the smallest MTU"
-);
-const _: () = assert!(FRAGMENTS_MAX <= u16::MAX as usize && MESSAGE_BYTES_MAX <= u32::MAX as usize);
-
-/// An Ethernet address.
-pub type Mac = [u8; 6];
-
-/// Where this node and its peers are.
+/// What a transport is made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransportConfig {
-    /// This node.
-    pub own: NodeId,
-    /// This node's address on the replication link.
-    pub own_mac: Mac,
-    /// The other nodes and their addresses.
-    pub peers: Vec<(NodeId, Mac)>,
-    /// The group; frames of others are dropped.
+    /// The group; datagrams of others are dropped.
     pub group: GroupId,
-    /// Bytes that follow the Ethernet header, at most.
-    pub mtu: usize,
-    /// Id of the first message. Random per process start, so that fragments of this life are
-    /// never joined with those of the one before.
-    pub first_message: u64,
+    /// The other nodes.
+    pub peers: Vec<NodeId>,
+    /// Random per start of the process, and not 0.
+    pub boot: u64,
+    /// Bytes of the longest datagram.
+    pub datagram_bytes_max: usize,
 }
 
 /// Why a transport was not set up.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TransportError {
-    /// The MTU is outside what fragments are made for.
-    #[error("replication MTU of {0} bytes; {MTU_BYTES_MIN} to {MTU_BYTES_MAX} are supported")]
-    Mtu(usize),
-    /// Two nodes have one id or one address.
-    #[error("node {0} shares its id or its MAC with another node of the group")]
-    Duplicate(NodeId),
+    /// The longest message would not fit its fragments.
+    #[error(
+        "datagrams of {0} bytes are too short for the longest message; use an MTU of 576 or more"
+    )]
+    Short(usize),
 }
 
-/// What became of frames and messages, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct TransportCounters {
-    /// Messages cut into fragments.
-    pub messages_sent: u64,
-    /// Fragments made of them.
-    pub fragments_sent: u64,
-    /// Messages not sent: too long, empty, or to a node that is no peer.
-    pub messages_unsendable: u64,
-    /// Messages put together.
-    pub messages_received: u64,
-    /// Our fragments received.
-    pub fragments_received: u64,
-    /// Frames of another type, to another address, or of another group.
-    pub foreign: u64,
-    /// Frames of our type and group from an address that is no peer's.
-    pub strangers: u64,
-    /// Frames of another version of our byte form.
-    pub other_version: u64,
-    /// Frames with a header that contradicts itself, the frame's length or earlier fragments.
-    pub malformed: u64,
-    /// Messages longer than any may be.
-    pub oversized: u64,
-    /// Messages whose checksum did not match.
-    pub corrupt: u64,
-    /// Fragments received before.
-    pub duplicates: u64,
-    /// Messages given up incomplete, for want of room.
-    pub evicted: u64,
+/// How a message is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// At once and once, or not at all if it is lost: the next one of its kind says the same, only
+    /// newer. One that does not fit a datagram is [`Self::Repaired`].
+    Unrepaired,
+    /// Lost datagrams are repaired; other messages may overtake it.
+    Repaired,
+    /// Repaired, and no repaired message that was sent after it is delivered before it if that one
+    /// is in order, too.
+    InOrder,
 }
 
-/// Cuts messages into frames and puts them together again.
+/// Cuts messages into datagrams and puts them together again.
 #[derive(Debug)]
 pub struct Transport {
-    own_mac: Mac,
     group: GroupId,
+    boot: u64,
     fragment_bytes_max: usize,
-    next_message: u64,
     peers: Vec<Peer>,
+    /// Whole messages from peers.
+    ready: VecDeque<(NodeId, Bytes)>,
+    spare: Vec<BytesMut>,
     counters: TransportCounters,
 }
 
-#[derive(Debug)]
-struct Peer {
-    node: NodeId,
-    mac: Mac,
-    /// In order of their first fragment, oldest first.
-    slots: Vec<Slot>,
-}
-
-/// A message being put together, or one that was: it then holds no buffer and stays for a while
-/// so that late duplicates of its fragments are known.
-#[derive(Debug)]
-struct Slot {
-    header: FragmentHeader,
-    buffer: BytesMut,
-    seen: [u64; FRAGMENTS_MAX.div_ceil(64)],
-    missing: usize,
-}
-
-/// What all fragments of a message have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FragmentHeader {
-    message: u64,
-    count: usize,
-    total: usize,
-    crc: u32,
-}
-
-impl FragmentHeader {
-    const fn fragment_bytes(&self) -> usize {
-        self.total.div_ceil(self.count)
-    }
-
-    /// The bytes of the message that are in this fragment, if the header makes sense.
-    fn range_of(&self, number: usize) -> Option<std::ops::Range<usize>> {
-        if number >= self.count || self.count > FRAGMENTS_MAX {
-            return None;
-        }
-        let start = number * self.fragment_bytes();
-        let end = (start + self.fragment_bytes()).min(self.total);
-        (start < end && self.fragment_bytes() * (self.count - 1) < self.total).then_some(start..end)
-    }
-}
-
 impl Transport {
-    /// A transport for this node.
+    /// A transport.
     ///
     /// # Errors
-    /// The MTU is out of range, or two nodes have one id or address.
+    /// Datagrams are too short.
     pub fn new(config: TransportConfig) -> Result<Self, TransportError> {
-        if !(MTU_BYTES_MIN..=MTU_BYTES_MAX).contains(&config.mtu) {
-            return Err(TransportError::Mtu(config.mtu));
+        let fragment_bytes_max = config.datagram_bytes_max.saturating_sub(HEADER_BYTES_MAX);
+        if fragment_bytes_max * FRAGMENTS_MAX < MESSAGE_BYTES_MAX {
+            return Err(TransportError::Short(config.datagram_bytes_max));
         }
-        let mut seen = vec![(config.own, config.own_mac)];
-        for (node, mac) in &config.peers {
-            if seen
-                .iter()
-                .any(|(other, taken)| other == node || taken == mac)
-            {
-                return Err(TransportError::Duplicate(*node));
-            }
-            seen.push((*node, *mac));
-        }
-        let peers = config
-            .peers
-            .into_iter()
-            .map(|(node, mac)| Peer::new(node, mac));
         Ok(Self {
-            own_mac: config.own_mac,
             group: config.group,
-            fragment_bytes_max: config.mtu - FRAGMENT_HEADER_BYTES,
-            next_message: config.first_message,
-            peers: peers.collect(),
+            boot: config.boot,
+            fragment_bytes_max,
+            peers: config.peers.into_iter().map(Peer::new).collect(),
+            ready: VecDeque::new(),
+            spare: Vec::new(),
             counters: TransportCounters::default(),
         })
     }
 
-    /// Talks to these from now on; what is half received from those that stay is kept. Of two with
-    /// one address the first counts.
-    pub fn set_peers(&mut self, peers: &[(NodeId, Mac)]) {
-        let mut before = std::mem::take(&mut self.peers);
-        for (node, mac) in peers {
-            let taken = self.peers.iter().any(|peer| peer.mac == *mac);
-            if taken || *mac == self.own_mac {
-                continue;
+    /// Other peers, from now on; what is on the way to and from those that stay goes on.
+    pub fn set_peers(&mut self, nodes: &[NodeId]) {
+        self.peers.retain(|peer| nodes.contains(&peer.node));
+        for node in nodes {
+            if !self.peers.iter().any(|peer| peer.node == *node) {
+                self.peers.push(Peer::new(*node));
             }
-            let known = before
-                .iter()
-                .position(|peer| (peer.node, peer.mac) == (*node, *mac));
-            self.peers.push(match known {
-                Some(at) => before.swap_remove(at),
-                None => Peer::new(*node, *mac),
-            });
         }
     }
 
-    /// What became of frames so far.
+    /// What became of datagrams and messages so far.
     #[must_use]
     pub fn counters(&self) -> &TransportCounters {
         &self.counters
     }
 
-    /// The frames that carry a message: for each its header, Ethernet's included, and the part of
-    /// the message that follows. None if the message cannot be sent (counted).
-    pub fn fragments<'a>(
+    /// How the way to each peer is.
+    pub fn links(&self) -> impl Iterator<Item = (NodeId, PeerLink)> + '_ {
+        self.peers.iter().map(|peer| (peer.node, peer.link()))
+    }
+
+    /// An empty buffer to write a message into; [`Self::send`] takes it back.
+    #[must_use]
+    pub fn buffer(&mut self) -> BytesMut {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back.
+    pub fn recycle(&mut self, buffer: BytesMut) {
+        keep(&mut self.spare, buffer);
+    }
+
+    /// Sends a message, or queues it for [`Self::pump`]. `emit` gets the parts of each datagram.
+    /// What cannot be sent is dropped and counted.
+    pub fn send(
         &mut self,
+        now: Duration,
         to: NodeId,
-        message: &'a [u8],
-    ) -> impl Iterator<Item = ([u8; HEADER], &'a [u8])> + use<'a> {
-        let peer = self.peers.iter().find(|peer| peer.node == to);
-        let sendable = (1..=MESSAGE_BYTES_MAX).contains(&message.len());
-        let (count, to_mac) = match peer {
-            Some(peer) if sendable => (message.len().div_ceil(self.fragment_bytes_max), peer.mac),
-            _ => {
-                self.counters.messages_unsendable += 1;
-                (0, Mac::default())
-            }
+        delivery: Delivery,
+        message: BytesMut,
+        emit: impl FnMut(NodeId, &[&[u8]]),
+    ) {
+        let Some(at) = self.peers.iter().position(|peer| peer.node == to) else {
+            self.counters.messages_unsendable += 1;
+            self.recycle(message);
+            return;
         };
-        let header = FragmentHeader {
-            message: self.next_message,
-            count,
-            total: message.len(),
-            crc: if count == 0 {
-                0
-            } else {
-                crc32fast::hash(message)
-            },
-        };
-        if count > 0 {
-            self.next_message = self.next_message.wrapping_add(1);
-            self.counters.messages_sent += 1;
-            self.counters.fragments_sent += count as u64;
-        }
-        let frame = frame_header(to_mac, self.own_mac, self.group, &header);
-        (0..count).filter_map(move |number| {
-            let range = header.range_of(number)?;
-            let mut frame = frame;
-            put(&mut frame, 16, u16::try_from(number).ok()?.to_le_bytes());
-            Some((frame, &message[range]))
-        })
-    }
-
-    /// Takes a frame from the link. Returns the message that it completes, and who sent it. A
-    /// message of one fragment that the link delivers twice is returned twice.
-    pub fn receive(&mut self, frame: &[u8]) -> Option<(NodeId, Bytes)> {
-        let (header, rest) = frame.split_first_chunk::<HEADER>().or_else(|| {
-            self.counters.foreign += 1;
-            None
-        })?;
-        let is_ours = header[0..6] == self.own_mac
-            && take(header, 12).map(u16::from_be_bytes) == Some(ETHERTYPE);
-        if !is_ours {
-            self.counters.foreign += 1;
-            return None;
-        }
-        if header[14] != TRANSPORT_VERSION {
-            self.counters.other_version += 1;
-            return None;
-        }
-        if u64::from_le_bytes(take(header, 28)?) != self.group.0 {
-            self.counters.foreign += 1;
-            return None;
-        }
-        let Some(peer) = self.peers.iter_mut().find(|peer| header[6..12] == peer.mac) else {
-            self.counters.strangers += 1;
-            return None;
-        };
-        self.counters.fragments_received += 1;
-        let (number, header) = parse(header, &mut self.counters)?;
-        let fragment = header.range_of(number).and_then(|range| {
-            let padding = rest.len().checked_sub(range.len())?;
-            (padding == 0 || frame.len() <= ETHERNET_FRAME_BYTES_MIN)
-                .then(|| (&rest[..range.len()], range))
-        });
-        let Some((fragment, range)) = fragment else {
-            self.counters.malformed += 1;
-            return None;
-        };
-        let message = if header.count == 1 {
-            Some(Bytes::copy_from_slice(fragment))
-        } else {
-            peer.add(number, header, range, fragment, &mut self.counters)
-        }?;
-        if crc32fast::hash(&message) != header.crc {
-            self.counters.corrupt += 1;
-            return None;
-        }
-        self.counters.messages_received += 1;
-        Some((peer.node, message))
-    }
-}
-
-impl Peer {
-    fn new(node: NodeId, mac: Mac) -> Self {
-        Self {
-            node,
-            mac,
-            slots: Vec::with_capacity(REASSEMBLY_SLOTS),
-        }
-    }
-
-    /// Puts a fragment in its place. Returns the message if that was the last one missing.
-    fn add(
-        &mut self,
-        number: usize,
-        header: FragmentHeader,
-        range: std::ops::Range<usize>,
-        fragment: &[u8],
-        counters: &mut TransportCounters,
-    ) -> Option<Bytes> {
-        let slot = self.slot_for(header, counters)?;
-        let bit = 1u64 << (number % 64);
-        let word = &mut slot.seen[number / 64];
-        if *word & bit != 0 {
-            counters.duplicates += 1;
-            return None;
-        }
-        *word |= bit;
-        slot.buffer[range].copy_from_slice(fragment);
-        slot.missing -= 1;
-        (slot.missing == 0).then(|| std::mem::take(&mut slot.buffer).freeze())
-    }
-
-    fn slot_for(
-        &mut self,
-        header: FragmentHeader,
-        counters: &mut TransportCounters,
-    ) -> Option<&mut Slot> {
-        let known = self
-            .slots
-            .iter()
-            .position(|slot| slot.header.message == header.message);
-        let at = match known {
-            Some(at) if self.slots[at].header == header => at,
-            Some(_) => {
-                counters.malformed += 1;
-                return None;
-            }
-            None => {
-                self.make_room(counters);
-                self.slots.push(Slot {
-                    header,
-                    buffer: BytesMut::zeroed(header.total),
-                    seen: [0; FRAGMENTS_MAX.div_ceil(64)],
-                    missing: header.count,
-                });
-                self.slots.len() - 1
-            }
-        };
-        self.slots.get_mut(at)
-    }
-
-    fn make_room(&mut self, counters: &mut TransportCounters) {
-        if self.slots.len() < REASSEMBLY_SLOTS {
+        if !(1..=MESSAGE_BYTES_MAX).contains(&message.len()) {
+            self.counters.messages_unsendable += 1;
+            self.recycle(message);
             return;
         }
-        if self.slots.remove(0).missing > 0 {
-            counters.evicted += 1;
+        let fits = message.len() <= self.fragment_bytes_max;
+        if delivery == Delivery::Unrepaired && fits {
+            self.send_unrepaired(now, at, &message, emit);
+            self.recycle(message);
+            return;
+        }
+        let is_ordered = delivery == Delivery::InOrder;
+        let taken = self.peers[at]
+            .sender
+            .push(message, is_ordered, self.fragment_bytes_max);
+        match taken {
+            Ok(()) => self.counters.messages_sent += 1,
+            Err(message) => {
+                self.counters.messages_no_room += 1;
+                self.recycle(message);
+            }
         }
     }
-}
 
-fn frame_header(to: Mac, from: Mac, group: GroupId, header: &FragmentHeader) -> [u8; HEADER] {
-    let mut frame = [0; HEADER];
-    put(&mut frame, 0, to);
-    put(&mut frame, 6, from);
-    put(&mut frame, 12, ETHERTYPE.to_be_bytes());
-    frame[14] = TRANSPORT_VERSION;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "FRAGMENTS_MAX fits a u16, MESSAGE_BYTES_MAX a u32; what is longer is not sent"
-    )]
-    let (count, total) = (header.count as u16, header.total as u32);
-    put(&mut frame, 18, count.to_le_bytes());
-    put(&mut frame, 20, total.to_le_bytes());
-    put(&mut frame, 24, header.crc.to_le_bytes());
-    put(&mut frame, 28, group.0.to_le_bytes());
-    put(&mut frame, 36, header.message.to_le_bytes());
-    frame
-}
-
-fn parse(
-    frame: &[u8; HEADER],
-    counters: &mut TransportCounters,
-) -> Option<(usize, FragmentHeader)> {
-    let number = u16::from_le_bytes(take(frame, 16)?);
-    let count = u16::from_le_bytes(take(frame, 18)?);
-    let total = u32::from_le_bytes(take(frame, 20)?);
-    let header = FragmentHeader {
-        message: u64::from_le_bytes(take(frame, 36)?),
-        count: count.into(),
-        total: total as usize,
-        crc: u32::from_le_bytes(take(frame, 24)?),
-    };
-    if header.total > MESSAGE_BYTES_MAX {
-        counters.oversized += 1;
-        return None;
+    fn send_unrepaired(
+        &mut self,
+        now: Duration,
+        at: usize,
+        message: &[u8],
+        mut emit: impl FnMut(NodeId, &[&[u8]]),
+    ) {
+        let (group, boot) = (self.group, self.boot);
+        let peer = &mut self.peers[at];
+        let mut header = Header::new(group, boot, peer.boot());
+        header.fragment = Some(peer.unrepaired_fragment(message.len()));
+        header.ack = peer.receiver.take_ack(now);
+        emit(peer.node, &[&header.to_bytes(), message]);
+        self.counters.messages_sent += 1;
+        self.counters.datagrams_sent += 1;
     }
-    if frame[15] != 0 || header.total == 0 || header.count == 0 {
-        counters.malformed += 1;
-        return None;
+
+    /// Takes an opened datagram of a peer's; [`Self::next_message`] has the messages that it
+    /// completes.
+    pub fn receive(&mut self, now: Duration, from: NodeId, datagram: &[u8]) {
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.node == from) else {
+            self.counters.foreign += 1;
+            return;
+        };
+        let datagram = match Datagram::parse(datagram, self.group) {
+            Ok(datagram) => datagram,
+            Err(why) => {
+                self.counters.refuse(why);
+                return;
+            }
+        };
+        self.counters.datagrams_received += 1;
+        let (spare, ready) = (&mut self.spare, &mut self.ready);
+        peer.receive(
+            now,
+            self.boot,
+            &datagram,
+            &mut self.counters,
+            &mut |buffer: BytesMut| keep(spare, buffer),
+            &mut |message| ready.push_back((from, message)),
+        );
     }
-    Some((number.into(), header))
+
+    /// A message that is whole, and who sent it.
+    #[inline]
+    pub fn next_message(&mut self) -> Option<(NodeId, Bytes)> {
+        self.ready.pop_front()
+    }
+
+    /// Sends what is due and may be on the way: fragments, repairs, acknowledgements. Returns how
+    /// many datagrams that were.
+    pub fn pump(&mut self, now: Duration, mut emit: impl FnMut(NodeId, &[&[u8]])) -> usize {
+        let mut count = 0;
+        let spare = &mut self.spare;
+        for peer in &mut self.peers {
+            peer.sender
+                .find_lost(now, &mut self.counters, &mut |buffer| keep(spare, buffer));
+            for _ in 0..DATAGRAMS_PER_TURN_MAX {
+                let mut header = Header::new(self.group, self.boot, peer.boot());
+                let Some((numbered, fragment, range, bytes)) = peer.sender.next_fragment(now)
+                else {
+                    break;
+                };
+                header.numbered = Some(numbered);
+                header.fragment = Some(fragment);
+                header.ack = peer.receiver.take_ack(now);
+                emit(peer.node, &[&header.to_bytes(), &bytes[range]]);
+                count += 1;
+            }
+            if let Some(ack) = peer.receiver.take_due_ack(now) {
+                let mut header = Header::new(self.group, self.boot, peer.boot());
+                header.ack = Some(ack);
+                emit(peer.node, &[&header.to_bytes()]);
+                self.counters.acks_alone += 1;
+                count += 1;
+            }
+        }
+        self.counters.datagrams_sent += count as u64;
+        count
+    }
+
+    /// When [`Self::pump`] has something to do, if ever; now or earlier: at once.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        self.peers.iter().filter_map(Peer::due).min()
+    }
 }
 
-fn put<const N: usize>(frame: &mut [u8; HEADER], at: usize, bytes: [u8; N]) {
-    frame[at..at + N].copy_from_slice(&bytes);
+fn keep(spare: &mut Vec<BytesMut>, mut buffer: BytesMut) {
+    if spare.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
+        buffer.clear();
+        spare.push(buffer);
+    }
 }
-
-fn take<const N: usize>(frame: &[u8; HEADER], at: usize) -> Option<[u8; N]> {
-    frame.get(at..)?.first_chunk().copied()
-}
-
-#[cfg(test)]
-mod tests;

@@ -15,11 +15,10 @@ use ch_integration::demo::network::{HASHER_PORT, Host};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket,
 };
-use plover_tests::e2e::frames::{self, WRONG};
+use plover_tests::e2e::frames::{self, Place, WRONG};
 use plover_tests::e2e::{self, Cluster};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use replication::wire::GroupId;
 
 const FRAMES_OF_A_KIND: usize = 100;
 const SYNCS: usize = 10;
@@ -34,17 +33,17 @@ id = 1
 [[group.nodes]]
 id = 1
 kind = "replica"
-mac = "02:00:00:00:00:01"
+address = "10.9.0.1:7401"
 hasher = "127.0.0.1:7701"
 [[group.nodes]]
 id = 2
 kind = "replica"
-mac = "02:00:00:00:00:02"
+address = "10.9.0.2:7401"
 hasher = "127.0.0.1:7702"
 [[group.nodes]]
 id = 3
 kind = "witness"
-mac = "02:00:00:00:00:03"
+address = "10.9.0.3:7401"
 [replication]
 port.vdev = "net_null0"
 security = "off"
@@ -92,22 +91,16 @@ fn a_configuration_with_a_mistake_is_refused_by_name() -> Result<()> {
     Ok(())
 }
 
-fn mac(host: Host) -> Result<[u8; 6]> {
-    let bytes: Result<Vec<u8>, _> = host
-        .replication_mac()
-        .split(':')
-        .map(|part| u8::from_str_radix(part, 16))
-        .collect();
-    bytes?.try_into().ok().context("a MAC has six bytes")
+fn place(host: Host) -> Result<Place> {
+    Place::new(&host.replication_mac(), host.replication_address())
 }
 
 /// Frames of garbage to each node, from a peer's address, by its cable to the switch.
 fn send_frames(cluster: &Cluster) -> Result<()> {
-    let group = GroupId::of("demo/1").0;
     for (host, peer) in [(Host::A, Host::W), (Host::B, Host::A), (Host::W, Host::B)] {
-        let (from, to, port) = (mac(peer)?, mac(host)?, format!("rep-{}", host.name()));
+        let (from, to, port) = (place(peer)?, place(host)?, format!("rep-{}", host.name()));
         for wrong in WRONG {
-            let garbage = frames::garbage(wrong, from, to, group, FRAMES_OF_A_KIND);
+            let garbage = frames::garbage(wrong, from, to, FRAMES_OF_A_KIND)?;
             cluster
                 .group
                 .network
@@ -119,14 +112,16 @@ fn send_frames(cluster: &Cluster) -> Result<()> {
 }
 
 /// What a node counted of each kind of [`WRONG`].
-fn refused(cluster: &Cluster, host: Host) -> Result<[u64; 5]> {
-    let number = |path| cluster.number(host, path);
+fn refused(cluster: &Cluster, host: Host) -> Result<[u64; 4]> {
+    let number = |path: &str| cluster.number(host, path);
+    let secure = |name: &str| number(&format!("/status/guard/secure/{name}"));
     Ok([
-        number("/status/transport/foreign")? + number("/status/transport/other_version")?,
-        number("/status/transport/oversized")?,
-        number("/status/transport/malformed")?,
-        number("/status/transport/corrupt")?,
-        number("/status/node/messages_malformed")?,
+        number("/status/net/foreign")?
+            + number("/status/net/malformed")?
+            + number("/status/net/checksums")?,
+        number("/status/net/checksums")?,
+        number("/status/net/strangers")?,
+        secure("malformed")? + secure("other_version")? + secure("strangers")? + secure("forged")?,
     ])
 }
 

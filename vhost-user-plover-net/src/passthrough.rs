@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, TryRecvError};
@@ -300,7 +300,11 @@ impl PassthroughCore {
             Some(&mut self.nic),
             &interrupt,
             &self.wake,
-            self.config.idle_sleep,
+            wait::Longest {
+                idle: self.config.idle_sleep,
+                // Nothing happens here by time alone.
+                due: Duration::MAX,
+            },
         );
     }
 

@@ -289,7 +289,8 @@ impl PollCore {
         self.bell.signal();
     }
 
-    /// Sleeps until a kick, a command, an interrupt of a port, or the bound.
+    /// Sleeps until a kick, a command, an interrupt of a port, or a bound: what is due on the link
+    /// to the peers, above all.
     fn sleep(&mut self) {
         let mut interrupts = ArrayVec::<_, 2>::new();
         let ports = self.replication.iter().chain(&self.uplink);
@@ -298,7 +299,10 @@ impl PollCore {
             self.nic.as_mut(),
             &interrupts,
             &self.wake,
-            self.config.idle_sleep,
+            wait::Longest {
+                idle: self.config.idle_sleep,
+                due: self.node.due().saturating_sub(self.node.now()),
+            },
         );
     }
 }

@@ -6,6 +6,8 @@ use plover_types::{
     LogIndex, Member, NodeId, Position, RoleEntry, Standing, SyncId, SyncKind, Term,
 };
 use replication::core::{CoreCounters, FailoverProgress};
+use replication::link::{GuardCounters, LinkStatus, links_of};
+use replication::net::NetCounters;
 use replication::node::{Node, NodeCounters};
 use replication::transport::TransportCounters;
 use replication::wire::CopyState;
@@ -199,8 +201,14 @@ pub struct Status {
     pub core: CoreCounters,
     /// The node.
     pub node: NodeCounters,
-    /// The transport.
+    /// The way to each peer.
+    pub links: Vec<LinkStatus>,
+    /// Messages and datagrams.
     pub transport: TransportCounters,
+    /// Datagrams that were not what they should be.
+    pub guard: GuardCounters,
+    /// Frames.
+    pub net: NetCounters,
 }
 
 impl Status {
@@ -267,7 +275,10 @@ impl Status {
             costs: StepCosts::default(),
             core: *core.counters(),
             node: *node.counters(),
-            transport: *node.transport_counters(),
+            links: links_of(node.link(), now),
+            transport: *node.link().transport_counters(),
+            guard: node.link().guard_counters(),
+            net: node.link().net_counters(),
         }
     }
 }

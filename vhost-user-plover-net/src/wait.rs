@@ -18,8 +18,17 @@ const PORTS_MAX: usize = 2;
 /// Fds that a sleeping core waits for: command bell, ports, the card's.
 const WAITS_MAX: usize = 1 + PORTS_MAX + CARD_WAKE_FDS_MAX;
 
+/// How long a core sleeps at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Longest {
+    /// Where a port has no interrupt.
+    pub(crate) idle: Duration,
+    /// Until something is due without anybody asking.
+    pub(crate) due: Duration,
+}
+
 /// Sleeps, unless the guest has work already. `interrupts` are the ports' own: with one for each
-/// port the core sleeps up to a tick, else one must be polled, every `idle_sleep`.
+/// port the core sleeps up to a tick, else one must be polled, every `longest.idle`.
 ///
 /// # Panics
 /// With more than two ports.
@@ -27,7 +36,7 @@ pub(crate) fn sleep(
     mut nic: Option<&mut GuestNic>,
     interrupts: &[Option<RawFd>],
     wake: &EventFd,
-    idle_sleep: Duration,
+    longest: Longest,
 ) {
     assert!(interrupts.len() <= PORTS_MAX, "a core has two ports");
     if let Some(nic) = &mut nic
@@ -35,10 +44,10 @@ pub(crate) fn sleep(
     {
         return;
     }
-    let longest = if interrupts.iter().all(Option::is_some) {
+    let unasked = if interrupts.iter().all(Option::is_some) {
         INTERRUPT_SLEEP
     } else {
-        idle_sleep
+        longest.idle
     };
     let mut waits = ArrayVec::<RawFd, WAITS_MAX>::new();
     waits.push(wake.as_raw_fd());
@@ -56,7 +65,11 @@ pub(crate) fn sleep(
         })
         .collect();
     // A signal or an error only ends the sleep early.
-    let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(longest)), None);
+    let _ = ppoll(
+        &mut fds,
+        Some(TimeSpec::from_duration(unasked.min(longest.due))),
+        None,
+    );
     wake.drain();
     if let Some(nic) = nic {
         nic.after_sleep();

@@ -17,9 +17,9 @@ use dpdk_config::{Burst, Eal, EalConfig, Mempool, Port, PortConfig};
 use plover_types::NodeId;
 use replication::core::{CoreConfig, NodeSpec};
 use replication::epoch::{CopyCommand, CopyEvent};
+use replication::link::{LinkConfig, Security};
 use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
-use replication::transport::TransportConfig;
 use replication::wire::GroupId;
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollCommand, PollConfig, PollCore, PollEvent, PollSetup};
@@ -45,13 +45,11 @@ fn node(state_dir: &std::path::Path) -> Node {
             incarnation: 1,
             host_facts_hash: 0,
         },
-        transport: TransportConfig {
-            own,
-            own_mac: [2, 0, 0, 0, 0, 1],
-            peers: Vec::new(),
-            group: GroupId::of("one"),
-            mtu: 1500,
-            first_message: 1,
+        link: LinkConfig {
+            group: GroupId(1),
+            boot: 1,
+            net: None,
+            security: Security::Off,
         },
         state_dir,
         durability: Durability::Memory,

@@ -21,9 +21,9 @@ use dpdk_config::{Eal, EalConfig, Mempool, Port, PortConfig};
 use plover_types::NodeId;
 use replication::core::{CoreConfig, NodeSpec};
 use replication::epoch::{CopyCommand, CopyEvent};
+use replication::link::{LinkConfig, Security};
 use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
-use replication::transport::TransportConfig;
 use replication::wire::GroupId;
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollCommand, PollConfig, PollCore, PollEvent, PollSetup};
@@ -52,17 +52,15 @@ fn node(folder: &Path) -> Node {
         incarnation: 1,
         host_facts_hash: 0,
     };
-    let transport = TransportConfig {
-        own,
-        own_mac: [2, 0, 0, 0, 0, 1],
-        peers: Vec::new(),
-        group: GroupId::of("alone"),
-        mtu: 1500,
-        first_message: 1,
+    let link = LinkConfig {
+        group: GroupId(1),
+        boot: 1,
+        net: None,
+        security: Security::Off,
     };
     let setup = NodeSetup {
         core,
-        transport,
+        link,
         state_dir: folder,
         durability: Durability::Memory,
         locate: Box::new(|_| None),

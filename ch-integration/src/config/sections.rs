@@ -1,6 +1,6 @@
 //! The sections of a node's configuration, with their defaults. Units are last in names.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,8 +40,9 @@ pub struct PeerConfig {
     pub id: u8,
     /// Replica or witness.
     pub kind: NodeKind,
-    /// Ethernet address of its replication port.
-    pub mac: MacAddress,
+    /// IP address and UDP port at which its peers reach it, on its replication port. Only where there
+    /// are peers.
+    pub address: Option<SocketAddr>,
     /// Its public key, as `plover keygen` printed it.
     pub public_key: Option<PublicIdentity>,
     /// Where its hasher listens. Replicas only, and only where there are two.
@@ -81,6 +82,10 @@ pub enum Security {
 pub struct ReplicationConfig {
     /// The port. A node that is alone in its group can do without.
     pub port: Option<PortConfig>,
+    /// The way to peers outside of this node's network.
+    pub gateway: Option<IpAddr>,
+    /// Length of that network's prefix; default: 24 for IPv4, 64 for IPv6.
+    pub prefix_len: Option<u8>,
     /// On unless it is switched off.
     #[serde(default)]
     pub security: Security,
@@ -111,6 +116,8 @@ impl Default for ReplicationConfig {
     fn default() -> Self {
         Self {
             port: None,
+            gateway: None,
+            prefix_len: None,
             security: Security::default(),
             detection_ms: default_detection_ms(),
             tick_ms: None,

@@ -8,21 +8,21 @@ id = 7
 [[group.nodes]]
 id = 1
 kind = "replica"
-mac = "02:00:00:00:01:01"
+address = "10.9.0.1:7401"
 public_key = "plover-public-1:JfKKRsOggBdAp4KxcnqPyRMEUaOBpUqUu6z2ghyEzDvShIKUbWtLF0kwd1Meq0H3pVebTC93722EqlaOEgBfNkAxDO4"
 hasher = "10.9.1.1:7400"
 
 [[group.nodes]]
 id = 2
 kind = "replica"
-mac = "02:00:00:00:01:02"
+address = "10.9.0.2:7401"
 public_key = "plover-public-1:D6rwvOHAkrY81LCPf4IpF2oaCJdrswt9lOCfHx-ChgOTaUPKPHzqCbHn3ZQPsEXZwZ2-arL6b-_o2bPSUIolN1vckC8"
 hasher = "10.9.1.2:7400"
 
 [[group.nodes]]
 id = 3
 kind = "witness"
-mac = "02:00:00:00:01:03"
+address = "10.9.0.3:7401"
 public_key = "plover-public-1:7MXrmPt0cwBdZhWGDMV3aiFQiK7hMrpvHaWGfWzipiMIj8kUJCZ_KliP0zl84oKjCNL5tmpHqw7978nk9H-aYb5pJJ0"
 
 [replication.port]
@@ -226,7 +226,7 @@ fn the_group_is_two_replicas_and_one_witness() {
     );
     let text = error_with("id = 2\nkind = \"replica\"", "id = 2\nkind = \"witness\"");
     assert_parts(&text, &["group.nodes: lists 2 witnesses"]);
-    let fourth = "[[group.nodes]]\nid = 4\nkind = \"witness\"\nmac = \"02:00:00:00:01:04\"\n";
+    let fourth = "[[group.nodes]]\nid = 4\nkind = \"witness\"\naddress = \"10.9.0.4:7401\"\n";
     let text = error_with("[replication.port]", &format!("{fourth}[replication.port]"));
     assert_parts(&text, &["group.nodes: lists 4 nodes", "list three"]);
 }
@@ -236,7 +236,7 @@ fn alone(kind: &str) -> String {
     format!(
         "name = \"a\"\nid = 1\nstate_dir = \"/var/lib/plover/vm0\"\n\
          [group]\nname = \"vm0\"\nid = 7\n\
-         [[group.nodes]]\nid = 1\nkind = {kind:?}\nmac = \"02:00:00:00:01:01\"\n{REPLICA}"
+         [[group.nodes]]\nid = 1\nkind = {kind:?}\naddress = \"10.9.0.1:7401\"\n{REPLICA}"
     )
 }
 
@@ -252,7 +252,7 @@ fn a_replica_may_be_alone_and_needs_no_way_to_peers() {
     assert!(parse(&text).unwrap().replication.port.is_some());
     let text = error(&alone("witness"));
     assert_parts(&text, &["a witness alone", "kind = \"replica\""]);
-    let second = "[[group.nodes]]\nid = 2\nkind = \"replica\"\nmac = \"02:00:00:00:01:02\"\n";
+    let second = "[[group.nodes]]\nid = 2\nkind = \"replica\"\naddress = \"10.9.0.2:7401\"\n";
     let text = error(&alone("replica").replace("[uplink.port]", &format!("{second}[uplink.port]")));
     assert_parts(
         &text,
@@ -282,16 +282,48 @@ fn ids_are_unique_in_range_and_own() {
         &text,
         &["id: 9 is not among group.nodes", "this host's entry"],
     );
-    let text = error_with("02:00:00:00:01:02", "02:00:00:00:01:01");
+    let text = error_with("10.9.0.2:7401", "10.9.0.1:7401");
     assert_parts(
         &text,
-        &["group.nodes[1].mac: 02:00:00:00:01:01 is used twice"],
+        &["group.nodes: node 2 shares its address", "of its own"],
     );
     let text = error_with("10.9.1.2:7400", "10.9.1.1:7400");
     assert_parts(
         &text,
         &["group.nodes[1].hasher: 10.9.1.1:7400 is used twice"],
     );
+}
+
+#[test]
+fn each_peer_has_an_address_and_there_is_a_way_to_it() {
+    let address = "address = \"10.9.0.2:7401\"\n";
+    let text = error_with(address, "");
+    assert_parts(
+        &text,
+        &["group.nodes[1].address: is missing", "\"IP:PORT\""],
+    );
+    let text = error_with("10.9.0.2:7401", "[fd00::2]:7401");
+    assert_parts(&text, &["group.nodes: node 2", "all IPv4 or all IPv6"]);
+    let text = error_with("10.9.0.2:7401", "10.8.0.2:7401");
+    assert_parts(
+        &text,
+        &["replication.gateway: node 2 is not on", "router's"],
+    );
+    let port = "[replication.port]";
+    let with = |keys: &str| {
+        let text = replica().replace("10.9.0.2:7401", "10.8.0.2:7401");
+        text.replace(port, &format!("[replication]\n{keys}\n{port}"))
+    };
+    let config = parse(&with("gateway = \"10.9.0.254\"")).unwrap();
+    let net = config.net([2, 0, 0, 0, 0, 1], 9000).unwrap();
+    assert_eq!((net.prefix_len, net.mtu, net.peers.len()), (24, 1500, 2));
+    assert!(parse(&with("prefix_len = 8")).is_ok());
+    let text = error(&with("gateway = \"10.7.0.254\""));
+    assert_parts(
+        &text,
+        &["replication.gateway: the gateway 10.7.0.254 is not"],
+    );
+    assert_eq!(parse(&alone("replica")).unwrap().net([2; 6], 1500), None);
 }
 
 #[test]
@@ -304,7 +336,11 @@ fn replicas_have_hashers_and_their_sections_and_witnesses_do_not() {
             "add hasher = \"IP:PORT\"",
         ],
     );
-    let text = error_with("01:03\"\n", "01:03\"\nhasher = \"10.9.1.3:7400\"\n");
+    let of_witness = "address = \"10.9.0.3:7401\"\n";
+    let text = error_with(
+        of_witness,
+        &format!("{of_witness}hasher = \"10.9.1.3:7400\"\n"),
+    );
     assert_parts(&text, &["a witness has no hasher"]);
     let text = error(&format!(
         "name = \"a\"\nid = 1\nstate_dir = \"/s\"\n{GROUP}"

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use plover_types::limits::GROUP_SIZES;
+use replication::net::{Mac, NetError};
 
 use super::{
     EalConfig, GroupConfig, GuestConfig, NodeConfig, NodeKind, PeerConfig, PlainNicConfig,
@@ -145,7 +146,7 @@ fn state_dir(path: &Path, found: &mut Found) {
 fn group(group: &GroupConfig, found: &mut Found) {
     let nodes = &group.nodes;
     members(nodes, found);
-    let (mut ids, mut macs, mut hashers) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut ids, mut hashers) = (HashSet::new(), HashSet::new());
     for (index, node) in nodes.iter().enumerate() {
         let key = |name: &str| format!("group.nodes[{index}].{name}");
         if !(1..=limits::NODE_ID_MAX).contains(&node.id) {
@@ -162,11 +163,11 @@ fn group(group: &GroupConfig, found: &mut Found) {
                 "give each node its own",
             );
         }
-        if !macs.insert(node.mac) {
+        if node.address.is_none() && nodes.len() > 1 {
             found.add(
-                key("mac"),
-                format!("{} is used twice", node.mac),
-                "give each port its own",
+                key("address"),
+                "is missing",
+                "add address = \"IP:PORT\", where its peers reach its replication port",
             );
         }
         match (node.kind, node.hasher) {
@@ -249,8 +250,47 @@ fn members(nodes: &[PeerConfig], found: &mut Found) {
     }
 }
 
+/// The way to each peer, as the node will take it.
+fn addresses(config: &NodeConfig, found: &mut Found) {
+    let mtu = config.replication.port.as_ref().and_then(|port| port.mtu);
+    // The port's own is asked from the port; any will do here.
+    let Some(net) = config.net(Mac::default(), mtu.unwrap_or(limits::REPLICATION_MTU_MAX)) else {
+        return;
+    };
+    let ways = || -> Result<(), NetError> {
+        net.check()?;
+        let mut peers = net.peers.iter();
+        peers.try_for_each(|(node, address)| net.hop_to(*node, address.ip()).map(drop))
+    };
+    let Err(error) = ways() else { return };
+    let (key, fix) = match error {
+        NetError::Mtu(_) => (
+            "replication.port.mtu",
+            "use 1500, or what the way to the peers carries",
+        ),
+        NetError::Prefix(_) => (
+            "replication.prefix_len",
+            "use the length of the network's prefix, as 24",
+        ),
+        NetError::Gateway(_) => (
+            "replication.gateway",
+            "name a router on this node's own network",
+        ),
+        NetError::NoRoute(_) => (
+            "replication.gateway",
+            "add the router's address, or correct replication.prefix_len",
+        ),
+        NetError::Address(_) | NetError::Family(_) | NetError::Duplicate(_) => (
+            "group.nodes",
+            "give each node an address = \"IP:PORT\" of its own, all IPv4 or all IPv6",
+        ),
+    };
+    found.add(key, error.to_string(), fix);
+}
+
 /// A node that has peers reaches them by its port.
 fn replication_port(config: &NodeConfig, found: &mut Found) {
+    addresses(config, found);
     match &config.replication.port {
         Some(peers) => port("replication.port", peers, found),
         None => found.require(

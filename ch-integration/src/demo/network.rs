@@ -12,6 +12,7 @@
 //! `dtap0` is a persistent multi-queue tap, in the bridge before the node starts: DPDK's
 //! net_tap opens it by name. When its process is killed, the tap stays and loses carrier.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -29,6 +30,9 @@ pub const CLIENT_IP: &str = "10.78.0.1/24";
 pub const CLIENT_IP_COUNTER: &str = "10.9.0.1/24";
 /// TCP port of the hashers.
 pub const HASHER_PORT: u16 = 7700;
+
+/// UDP port of the nodes.
+const REPLICATION_PORT: u16 = 7401;
 
 /// The id of a node that takes a lost one's place on a host is larger by this.
 pub const REPLACED_ID_STEP: u64 = 10;
@@ -89,6 +93,12 @@ impl Host {
     /// MAC of its replication port.
     pub fn replication_mac(self) -> String {
         format!("02:70:6c:76:00:{:02x}", self.id())
+    }
+
+    /// IP address and UDP port of its replication port. The kernel of the host does not have it.
+    pub fn replication_address(self) -> SocketAddr {
+        let last = u8::try_from(self.id()).unwrap_or_default();
+        SocketAddr::from(([10, 79, 0, last], REPLICATION_PORT))
     }
 
     /// Its address in the hashers' network.

@@ -103,9 +103,9 @@ impl GroupPlan<'_> {
                 "witness"
             };
             text.push_str(&format!(
-                "\n[[group.nodes]]\nid = {}\nkind = \"{kind}\"\nmac = \"{}\"\n",
+                "\n[[group.nodes]]\nid = {}\nkind = \"{kind}\"\naddress = \"{}\"\n",
                 host.id(),
-                host.replication_mac(),
+                host.replication_address(),
             ));
             if let Some(public) = self.public_keys.get(&host) {
                 text.push_str(&format!("public_key = \"{public}\"\n"));

@@ -153,7 +153,7 @@ mod tests {
         PeerConfig {
             id: 4,
             kind: NodeKind::Replica,
-            mac: "02:00:00:00:01:04".parse().unwrap(),
+            address: Some("10.9.0.4:7401".parse().unwrap()),
             public_key: key.map(|byte| *Identity::from_secret([byte; 32]).public()),
             hasher: Some(address.parse().unwrap()),
         }

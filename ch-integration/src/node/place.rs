@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use replication::core::NodeSpec;
-use replication::transport::Mac;
+use replication::link::Place;
 
 use crate::config::PeerConfig;
 
@@ -19,7 +19,11 @@ pub(crate) fn read(spec: &NodeSpec) -> Option<PeerConfig> {
     (u64::from(node.id) == spec.id.0).then_some(node)
 }
 
-/// Where its replication port is.
-pub(crate) fn address_of(spec: &NodeSpec) -> Option<Mac> {
-    read(spec).map(|node| node.mac.bytes())
+/// How its replication port is reached.
+pub(crate) fn address_of(spec: &NodeSpec) -> Option<Place> {
+    let node = read(spec)?;
+    Some(Place {
+        address: node.address?,
+        public: node.public_key,
+    })
 }

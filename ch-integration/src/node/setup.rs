@@ -13,10 +13,12 @@ use hasher::guest_memory::RegionSpec;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use plover_types::NodeId;
 use replication::core::{CoreConfig, NodeSpec};
+use replication::link::{LinkConfig, Security};
 use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
-use replication::transport::TransportConfig;
+use replication::secure::SecureLink;
 use replication::wire::GroupId;
+use tracing::warn;
 use vhost_user_plover_net::limits::{CUT_MBUFS, KEPT_PACKETS_MAX};
 use vhost_user_plover_net::path::ports::NodePort;
 use vhost_user_plover_net::poll::{PollConfig, PollCore, PollSetup};
@@ -175,6 +177,9 @@ fn open_replication(eal: &Eal, port: &config::PortConfig) -> Result<NodePort> {
         frame_bytes_max: 0,
     };
     let (port, pool) = ports::open(eal, &setup).context("open replication.port")?;
+    // Neighbour discovery asks a group of stations.
+    port.set_promiscuous(true)
+        .context("let the replication port take questions for its address")?;
     Ok(NodePort::new(port, pool))
 }
 
@@ -215,21 +220,11 @@ fn start_node(
         incarnation: rand::random(),
         host_facts_hash: facts_hash(config, facts)?,
     };
-    let transport = TransportConfig {
-        own: id(config.id),
-        own_mac: own.mac.bytes(),
-        peers: config
-            .group
-            .nodes
-            .iter()
-            .filter(|node| node.id != config.id)
-            .map(|node| (id(node.id), node.mac.bytes()))
-            .collect(),
+    let link = LinkConfig {
         group: GroupId::of(&format!("{}/{}", config.group.name, config.group.id)),
-        mtu: replication
-            .map_or(MTU_MAX, |port| port.port().mtu().min(MTU_MAX))
-            .into(),
-        first_message: rand::random(),
+        boot: rand::random::<u64>().max(1),
+        net: replication.and_then(|port| config.net(port.port().mac(), port.port().mtu())),
+        security: security(config)?,
     };
     // A replica that restarts has lost its VM anyway: its commits wait for no disk. The witness
     // keeps its vote and its log.
@@ -240,12 +235,30 @@ fn start_node(
     };
     let setup = NodeSetup {
         core,
-        transport,
+        link,
         state_dir: &config.state_dir,
         durability,
         locate: Box::new(place::address_of),
     };
     Node::start(setup).context("start the node of the group")
+}
+
+/// How the node's datagrams are protected.
+fn security(config: &NodeConfig) -> Result<Security> {
+    let Some(keys) = config.keys().context("this node's keys")? else {
+        if !config.is_alone() {
+            warn!(
+                "replication.security is off: whoever reaches the links between the hosts can read \
+                 and change what the nodes say to each other"
+            );
+        }
+        return Ok(Security::Off);
+    };
+    Ok(Security::On {
+        identity: keys.identity,
+        peers: keys.peers,
+        random: SecureLink::system_random().context("make keys for sessions")?,
+    })
 }
 
 /// What must be equal on both hosts, as one number; 0 on the witness, which runs no VM.

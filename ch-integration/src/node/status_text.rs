@@ -214,5 +214,36 @@ fn of_node(answer: &Value) -> String {
             word(&peer["age_ms"])
         ));
     }
+    text.push_str(&links(status));
+    text
+}
+
+/// The way to each peer, and whether what is said there is protected.
+fn links(status: &Value) -> String {
+    let mut text = String::new();
+    for link in status["links"].as_array().into_iter().flatten() {
+        let round_trip = match &link["round_trip_us"] {
+            Value::Null => "not measured".to_owned(),
+            time => format!("{time} us"),
+        };
+        text.push_str(&format!(
+            "link      node {} at {} by {}: MAC {} ({}), session {}, round trip {round_trip}, {} \
+             losses repaired\n",
+            word(&link["node"]),
+            word(&link["address"]),
+            word(&link["hop"]),
+            word(&link["hop_mac"]),
+            word(&link["neighbour"]),
+            if link["has_session"] == true {
+                "open"
+            } else {
+                "none"
+            },
+            word(&link["repaired"]),
+        ));
+    }
+    if !text.is_empty() && status["guard"]["is_secured"] == false {
+        text.push_str("WARNING   replication.security is off: the links are not protected\n");
+    }
     text
 }

@@ -1,16 +1,18 @@
 //! Puts the nodes together: ports, logs, the guest's card, poll cores.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use crossbeam_channel::unbounded;
 use dpdk_config::{Eal, EalConfig, HugePages, Mempool, Port, PortConfig};
 use plover_types::NodeId;
 use replication::core::{CoreConfig, NodeSpec};
+use replication::link::{LinkConfig, Security};
+use replication::net::NetConfig;
 use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
-use replication::transport::TransportConfig;
 use replication::wire::GroupId;
 use vhost_user_plover_net::limits::KEPT_PACKETS_MAX;
 use vhost_user_plover_net::path::ports::NodePort;
@@ -154,7 +156,7 @@ fn node(
     let state = tempfile::tempdir().context("make a folder for the node's identity")?;
     let node = Node::start(NodeSetup {
         core: core_config(arguments.nodes, number),
-        transport: transport_config(arguments.nodes, number, replication.as_ref()),
+        link: link_config(arguments.nodes, number, replication.as_ref()),
         state_dir: state.path(),
         durability: Durability::Memory,
         locate: Box::new(|_| None),
@@ -189,8 +191,8 @@ fn id(number: usize) -> NodeId {
     NodeId(number as u64 + 1)
 }
 
-fn mac(number: usize) -> [u8; 6] {
-    [2, 0, 0, 0, 0, number as u8 + 1]
+fn address(number: usize) -> SocketAddr {
+    SocketAddr::from(([10, 9, 0, number as u8 + 1], 7401))
 }
 
 fn core_config(nodes: usize, own: usize) -> CoreConfig {
@@ -214,17 +216,23 @@ fn core_config(nodes: usize, own: usize) -> CoreConfig {
     }
 }
 
-fn transport_config(nodes: usize, own: usize, port: Option<&NodePort>) -> TransportConfig {
-    TransportConfig {
-        own: id(own),
-        own_mac: mac(own),
+fn link_config(nodes: usize, own: usize, port: Option<&NodePort>) -> LinkConfig {
+    let net = port.map(|port| NetConfig {
+        own: address(own),
+        own_mac: port.port().mac(),
+        prefix_len: 24,
+        gateway: None,
         peers: (0..nodes)
             .filter(|number| *number != own)
-            .map(|number| (id(number), mac(number)))
+            .map(|number| (id(number), address(number)))
             .collect(),
+        mtu: port.port().mtu().into(),
+    });
+    LinkConfig {
         group: GroupId::of("plover-perf"),
-        mtu: port.map_or(1500, |port| port.port().mtu()).into(),
-        first_message: Instant::now().elapsed().as_nanos() as u64,
+        boot: own as u64 + 1,
+        net,
+        security: Security::Off,
     }
 }
 

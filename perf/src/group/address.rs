@@ -1,5 +1,7 @@
 //! Who the nodes are and where.
 
+use std::net::SocketAddr;
+
 use plover_types::NodeId;
 
 /// A replica group has three.
@@ -16,6 +18,11 @@ pub fn id(node: usize) -> NodeId {
 pub fn mac(node: usize) -> [u8; 6] {
     let [a, b, c, d, e] = PREFIX;
     [a, b, c, d, e, node as u8 + 1]
+}
+
+/// A node's IP address and UDP port.
+pub fn place(node: usize) -> SocketAddr {
+    SocketAddr::from(([10, 9, 0, node as u8 + 1], 7401))
 }
 
 /// The node that a frame in parts is for; none if it is for all, or for somebody else.

@@ -3,17 +3,19 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use plover_types::PacketBurst;
 use replication::core::{Action, CoreConfig, Event, NodeSpec, Notice};
 use replication::epoch::{CopyCommand, CopyEvent};
+use replication::link::{self, LinkConfig};
+use replication::net::NetConfig;
 use replication::node::{Durability, Node, NodeSetup};
 use replication::plan::OnBackupLoss;
-use replication::transport::TransportConfig;
+use replication::secure::{Identity, SecureLink};
 use replication::wire::GroupId;
 use tempfile::TempDir;
 
-use super::address::{NODES, id, mac};
+use super::address::{NODES, id, mac, place};
 use super::copy;
 use super::stopwatch::{Detail, Spent, Step, Stopwatch};
 use super::wire::Wire;
@@ -26,20 +28,15 @@ const MTU: usize = 1500;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Security {
     /// As by default.
+    #[default]
     On,
     /// For trusted wires.
-    #[default]
     Off,
 }
 
 impl Security {
     /// Both.
     pub const ALL: [Self; 2] = [Self::On, Self::Off];
-
-    /// Whether the replication port can do so.
-    pub fn is_available(self) -> bool {
-        self == Self::Off
-    }
 
     /// What its figures are called.
     pub fn name(self) -> &'static str {
@@ -75,14 +72,10 @@ pub struct Member {
 impl Member {
     /// The node of this number.
     pub fn start(number: usize, kind: &Kind) -> Result<Self> {
-        ensure!(
-            kind.security.is_available(),
-            "the replication port does not encrypt yet"
-        );
         let state = tempfile::tempdir().context("make a folder for the node's identity")?;
         let node = Node::start(NodeSetup {
             core: core_config(number, kind),
-            transport: transport_config(number, kind),
+            link: link_config(number, kind)?,
             state_dir: state.path(),
             durability: Durability::Memory,
             locate: Box::new(|_| None),
@@ -161,8 +154,10 @@ impl Member {
     #[inline]
     fn act(&mut self, wire: &mut Wire) {
         let (number, todo, notes) = (self.number, &mut self.todo, &mut self.notes);
+        let now = self.node.now();
         self.node.drain(
-            |header, payload| wire.send(number, &[&header[..], payload]),
+            now,
+            |frame| wire.send(number, frame),
             |action| match action {
                 Action::Copy(command) => todo.push(command),
                 Action::Note(notice) => notes.push((Instant::now(), notice)),
@@ -209,16 +204,34 @@ fn core_config(own: usize, kind: &Kind) -> CoreConfig {
     }
 }
 
-fn transport_config(own: usize, kind: &Kind) -> TransportConfig {
-    TransportConfig {
-        own: id(own),
-        own_mac: mac(own),
-        peers: (0..NODES)
-            .filter(|node| *node != own)
-            .map(|node| (id(node), mac(node)))
-            .collect(),
+fn link_config(own: usize, kind: &Kind) -> Result<LinkConfig> {
+    let peers = || (0..NODES).filter(|node| *node != own);
+    let security = match kind.security {
+        Security::Off => link::Security::Off,
+        Security::On => link::Security::On {
+            identity: identity(own),
+            peers: peers()
+                .map(|node| (id(node), *identity(node).public()))
+                .collect(),
+            random: SecureLink::system_random().context("make keys for sessions")?,
+        },
+    };
+    Ok(LinkConfig {
         group: GroupId::of(kind.name),
-        mtu: MTU,
-        first_message: 1,
-    }
+        boot: 1,
+        net: Some(NetConfig {
+            own: place(own),
+            own_mac: mac(own),
+            prefix_len: 24,
+            gateway: None,
+            peers: peers().map(|node| (id(node), place(node))).collect(),
+            mtu: MTU,
+        }),
+        security,
+    })
+}
+
+/// Known to whoever reads this: nothing but a measurement is behind it.
+fn identity(node: usize) -> Identity {
+    Identity::from_secret([node as u8 + 1; 32])
 }

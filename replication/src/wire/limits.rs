@@ -33,8 +33,8 @@ pub const SNAPSHOT_BYTES_MAX: usize = 64 * 1024;
 /// A million elections or bursts a second need 146,000 years to get there.
 pub const INDEX_AND_TERM_MAX: u64 = 1 << 62;
 
-/// Fragments of one message, at most: [`MESSAGE_BYTES_MAX`] at [`MTU_BYTES_MIN`].
-pub const FRAGMENTS_MAX: usize = 384;
+/// Fragments of one message, at most: [`MESSAGE_BYTES_MAX`] at [`MTU_BYTES_MIN`], with all headers.
+pub const FRAGMENTS_MAX: usize = 512;
 
 /// Smallest MTU of a replication link: what every IPv4 network carries.
 pub const MTU_BYTES_MIN: usize = 576;

@@ -1,13 +1,14 @@
 //! Raw Ethernet frames onto a link of the test's own namespaces: what a broken or hostile machine
 //! on the replication network may send.
 
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
+use etherparse::PacketBuilder;
 use nix::net::if_::if_nametoindex;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
-use replication::transport::{ETHERTYPE, HEADER, TRANSPORT_VERSION};
 
 /// Sends frames on the interface `name` of the namespace that the calling thread is in.
 pub fn send(name: &str, frames: &[Vec<u8>]) -> Result<()> {
@@ -50,61 +51,72 @@ pub fn send(name: &str, frames: &[Vec<u8>]) -> Result<()> {
 /// How a frame of garbage is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// All of it is noise, but the EtherType.
+    /// All of it is noise, but the addresses and the EtherType.
     Noise,
-    /// A message longer than any may be.
-    Length,
-    /// No fragments.
-    Fragments,
-    /// The message's checksum.
+    /// A datagram whose checksum does not match.
     Checksum,
-    /// The message: a whole one with its checksum, and noise in it.
-    Message,
+    /// A datagram of somebody who is no peer.
+    Stranger,
+    /// A datagram with a peer's address and a right checksum, and noise in it.
+    Datagram,
 }
 
 /// Every kind.
-pub const WRONG: [Wrong; 5] = [
+pub const WRONG: [Wrong; 4] = [
     Wrong::Noise,
-    Wrong::Length,
-    Wrong::Fragments,
     Wrong::Checksum,
-    Wrong::Message,
+    Wrong::Stranger,
+    Wrong::Datagram,
 ];
 
-/// Frames of garbage from one node's address to another's.
-#[must_use]
-pub fn garbage(wrong: Wrong, from: [u8; 6], to: [u8; 6], group: u64, count: usize) -> Vec<Vec<u8>> {
-    let mut random = StdRng::seed_from_u64(group);
+/// Where a node is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// IP address and UDP port.
+    pub address: SocketAddrV4,
+}
+
+impl Place {
+    /// A node's place.
+    pub fn new(mac: &str, address: SocketAddr) -> Result<Self> {
+        let bytes: Result<Vec<u8>, _> = mac
+            .split(':')
+            .map(|part| u8::from_str_radix(part, 16))
+            .collect();
+        let SocketAddr::V4(address) = address else {
+            anyhow::bail!("{address} is not IPv4");
+        };
+        let mac = bytes?.try_into().ok().context("a MAC has six bytes")?;
+        Ok(Self { mac, address })
+    }
+}
+
+/// Frames of garbage from one node's place to another's.
+pub fn garbage(wrong: Wrong, from: Place, to: Place, count: usize) -> Result<Vec<Vec<u8>>> {
+    let mut random = StdRng::seed_from_u64(count as u64);
     (0..count)
-        .map(|_| one(wrong, from, to, group, &mut random))
+        .map(|_| one(wrong, from, to, &mut random))
         .collect()
 }
 
-fn one(wrong: Wrong, from: [u8; 6], to: [u8; 6], group: u64, random: &mut StdRng) -> Vec<u8> {
-    let mut frame = vec![0; random.random_range(HEADER + 16..1400)];
-    random.fill_bytes(&mut frame[14..]);
-    frame[..6].copy_from_slice(&to);
-    frame[6..12].copy_from_slice(&from);
-    frame[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
-    if wrong == Wrong::Noise {
-        return frame;
+fn one(wrong: Wrong, from: Place, to: Place, random: &mut StdRng) -> Result<Vec<u8>> {
+    let mut noise = vec![0; random.random_range(100..1400)];
+    random.fill_bytes(&mut noise);
+    let (mut source, destination) = (from.address, to.address);
+    if wrong == Wrong::Stranger {
+        source.set_port(source.port() ^ 1);
     }
-    let body = &frame[HEADER..];
-    let mut length = u32::try_from(body.len()).unwrap_or(0);
-    let mut checksum = crc32fast::hash(body);
-    let mut fragments = 1u16;
+    let builder = PacketBuilder::ethernet2(from.mac, to.mac)
+        .ipv4(source.ip().octets(), destination.ip().octets(), 64)
+        .udp(source.port(), destination.port());
+    let mut frame = Vec::with_capacity(builder.size(noise.len()));
+    builder.write(&mut frame, &noise)?;
     match wrong {
-        Wrong::Length => length = u32::MAX,
-        Wrong::Fragments => fragments = 0,
-        Wrong::Checksum => checksum ^= 1,
-        Wrong::Noise | Wrong::Message => {}
+        Wrong::Noise => random.fill_bytes(&mut frame[14..]),
+        Wrong::Checksum => *frame.last_mut().context("a frame has bytes")? ^= 1,
+        Wrong::Stranger | Wrong::Datagram => {}
     }
-    frame[14] = TRANSPORT_VERSION;
-    frame[15] = 0;
-    frame[16..18].fill(0);
-    frame[18..20].copy_from_slice(&fragments.to_le_bytes());
-    frame[20..24].copy_from_slice(&length.to_le_bytes());
-    frame[24..28].copy_from_slice(&checksum.to_le_bytes());
-    frame[28..36].copy_from_slice(&group.to_le_bytes());
-    frame
+    Ok(frame)
 }

@@ -145,7 +145,7 @@ impl PollCore {
                 replication.received(|mbuf, _| {
                     // A chain of mbufs is longer than any frame of a peer's.
                     if mbuf.is_contiguous() {
-                        self.node.receive_frame(now, mbuf.data());
+                        self.node.receive_frame(now, mbuf.data_mut());
                     }
                 });
                 count += received;

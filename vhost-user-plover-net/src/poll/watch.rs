@@ -12,14 +12,15 @@ use crate::limits::{IDLE_RINGS, IDLE_SYNC_INTERVAL, LINK_CHECK_INTERVAL, QUIET_R
 use crate::path::announce::SEND_AFTER;
 
 impl PollCore {
-    /// Does what the core of the group asks.
+    /// Does what the core of the group asks, and sends what is due to the peers.
     pub(super) fn act(&mut self, now: Duration) -> usize {
         let (replication, todo) = (&mut self.replication, &mut self.todo);
         let count = self.node.drain(
-            |header, payload| {
+            now,
+            |frame| {
                 // Without a port there are no peers to send to.
                 if let Some(port) = replication {
-                    port.send(&[&header[..], payload]);
+                    port.send(frame);
                 }
             },
             |action| todo.push(action),
