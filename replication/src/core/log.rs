@@ -1,6 +1,7 @@
 //! raft-rs's output: what is to be stored, what is durable, what the log still needs.
 
-use plover_types::{LogEntry, LogIndex, Mode, PacketBurst, Position};
+use plover_types::{LogEntry, LogIndex, Mode, PacketBurst, Position, RoleEntry};
+use raft::StateRole;
 use raft::eraftpb::Snapshot;
 
 use super::{Action, AwaitingPersist, Core, Persist};
@@ -180,9 +181,10 @@ impl Core {
 
     /// Drops the part of the log before `end` that no copy needs, if that is `batch` entries: what
     /// lies before the last sync's position while the group is protected, before the primary's
-    /// delivered position otherwise, and nothing while a sync is in flight.
+    /// delivered position otherwise, nothing while a sync is in flight, and nothing that this
+    /// leader may have to send again to a copy that the role counts on.
     fn compact_to(&mut self, end: LogIndex, batch: u64) {
-        let Some(role) = self.group.role() else {
+        let Some(role) = self.group.role().copied() else {
             return;
         };
         if self.group.sync().is_some() {
@@ -201,11 +203,16 @@ impl Core {
         };
         let Some(needed) = needed else { return };
         let to = needed.index.min(end);
-        let store = self.raft.mut_store();
-        let dropped = to.0.saturating_sub(store.first().0);
-        if dropped < batch {
+        let first = self.raft.store().first();
+        let drops_enough = |to: LogIndex| to.0.saturating_sub(first.0) >= batch;
+        if !drops_enough(to) {
             return;
         }
+        let to = self.first_unacknowledged(&role).map_or(to, |at| to.min(at));
+        if !drops_enough(to) {
+            return;
+        }
+        let store = self.raft.mut_store();
         let Some(term) = store.term_of(self.applied) else {
             return;
         };
@@ -228,5 +235,23 @@ impl Core {
             }
             Err(error) => unreachable!("compacting an applied log: {error}"),
         }
+    }
+
+    /// The first entry that a node whose copy the role lists has not acknowledged to this leader.
+    /// It may have it all the same. But after a loss raft-rs sends again from here on, or a snapshot
+    /// if the log does not reach back that far; and a snapshot voids the copy. A node that is
+    /// silent does not hold the log back for long: no sync ends without it, or the role changes.
+    fn first_unacknowledged(&self, role: &RoleEntry) -> Option<LogIndex> {
+        let raft = &self.raft.raft;
+        if raft.state != StateRole::Leader || planted(Bug::CompactPastBackup) {
+            return None;
+        }
+        let members = self.group.members();
+        let others = role.valid.iter();
+        others
+            .filter(|node| *node != self.config.own && !members.is_gone(*node))
+            .filter_map(|node| raft.prs().get(node.0))
+            .map(|progress| LogIndex(progress.matched).next())
+            .min()
     }
 }

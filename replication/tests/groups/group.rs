@@ -15,7 +15,7 @@ use replication::group::GroupState;
 use replication::members::ReplaceRefused;
 use replication::plan::OnBackupLoss;
 use replication::storage::LogStorage;
-use replication::wire::{self, GroupId, WireError};
+use replication::wire::{self, Body, GroupId, WireError};
 
 const GROUP: GroupId = GroupId(7);
 const TICK_US: u64 = 10_000;
@@ -58,6 +58,8 @@ pub struct Group {
     nodes: Vec<Node>,
     /// Fills begin and do not end.
     pub fills_stall: bool,
+    /// Raft's messages from one node to another are lost; reports arrive.
+    pub raft_lost: Vec<(NodeId, NodeId)>,
     /// Times that two nodes might transmit at once.
     pub two_leases: u32,
     /// Longest time that nobody might transmit, since it was last reset.
@@ -103,6 +105,7 @@ impl Group {
             now_us: 0,
             nodes: Vec::new(),
             fills_stall: false,
+            raft_lost: Vec::new(),
             two_leases: 0,
             longest_gap_us: 0,
             gap_us: 0,
@@ -328,6 +331,14 @@ impl Group {
         is_taken
     }
 
+    /// Asks a node for a sync.
+    pub fn want_sync(&mut self, of: NodeId) {
+        let now = Duration::from_micros(self.now_us);
+        let core = self.node_mut(of).core.as_mut();
+        core.expect("the node runs").want_sync(now);
+        self.settle(of);
+    }
+
     /// How often a node asked for votes.
     pub fn campaigns(&self, id: NodeId) -> usize {
         let asks = |action: &&Action| matches!(action, Action::Note(Notice::Campaign { .. }));
@@ -419,6 +430,10 @@ impl Group {
                     let mut bytes = BytesMut::new();
                     wire::encode(envelope, GROUP, &mut bytes).expect("what is sent has a form");
                     let (to, is_parted) = (envelope.to, self.node(id).is_parted);
+                    let is_raft = matches!(envelope.body, Body::Raft(_));
+                    if is_raft && self.raft_lost.contains(&(id, to)) {
+                        continue;
+                    }
                     let due = (now_us + 2 * STEP_US, Due::Message(bytes.freeze()));
                     let peer = self.nodes.iter_mut().find(|node| node.spec.id == to);
                     if let Some(peer) = peer
