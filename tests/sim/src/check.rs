@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use plover_types::{LogIndex, NodeId, Position, RoleEntry, SyncId};
+use replication::group::GroupState;
 
 use crate::lineage::{LineageId, Lineages};
 use crate::violation::Violation;
@@ -42,6 +43,8 @@ pub(crate) struct Checker {
     told: BTreeSet<(&'static str, SyncId)>,
     /// Hash and term of what was applied, by index.
     log: Vec<Option<(u64, u32)>>,
+    /// Hash of what a node made of the log up to an index.
+    states: BTreeMap<LogIndex, u32>,
     roles: Vec<RoleEntry>,
     votes: BTreeMap<(NodeId, u64), NodeId>,
     leaders: BTreeMap<u64, NodeId>,
@@ -180,6 +183,19 @@ impl Checker {
         }
         match self.log[at].replace(entry) {
             Some(before) if before != entry => Err(Violation::LogDiffers { node, index }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a node made of the log up to `index`: members, role, sync. One that joins knows no
+    /// members until it reads of them.
+    pub(crate) fn state(&mut self, node: NodeId, index: LogIndex, group: &GroupState) -> Checked {
+        if group.members().is_empty() {
+            return Ok(());
+        }
+        let state = crc32fast::hash(&group.encode());
+        match self.states.insert(index, state) {
+            Some(before) if before != state => Err(Violation::StateDiffers { node, index }),
             _ => Ok(()),
         }
     }

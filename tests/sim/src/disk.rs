@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use plover_types::{LogIndex, NodeId, Term};
 use raft::eraftpb::HardState;
 use rand::Rng;
@@ -23,6 +24,18 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// A log that is new notes the members that its group starts with, before anything else: the
+    /// configuration may be another when the node starts again.
+    pub(crate) fn note_members(&mut self, start: Bytes) {
+        if self.kept == Recovered::default() {
+            self.kept.snapshot = Some(SnapshotState {
+                index: LogIndex(0),
+                term: Term(0),
+                data: start,
+            });
+        }
+    }
+
     /// Takes a write; answers when it will be synced.
     pub(crate) fn submit(&mut self, persist: Persist, now_us: u64, delay_us: u64) -> u64 {
         self.under_way.push_back(persist);

@@ -84,6 +84,13 @@ pub enum Violation {
         /// The index.
         index: LogIndex,
     },
+    /// Two nodes made different things of the same log: other members, another role or sync.
+    StateDiffers {
+        /// The second of them.
+        node: NodeId,
+        /// How far they had applied it.
+        index: LogIndex,
+    },
     /// A node transmits whose copy the committed role does not name.
     VoidServes {
         /// The node.

@@ -99,6 +99,7 @@ impl World {
         if applied <= it.applied_seen {
             return Ok(());
         }
+        self.checker.state(it.spec.id, applied, core.group())?;
         let mut found = false;
         for index in it.applied_seen.0 + 1..=applied.0 {
             // What was compacted at once was looked at on another node.

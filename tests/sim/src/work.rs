@@ -5,9 +5,10 @@ use std::time::Duration;
 use plover_types::{NodeId, NodeSpec};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use replication::core::{Action, Core, CoreConfig, Event, Persist};
+use replication::core::{Action, Core, CoreConfig, Event, Persist, members_at_start};
 use replication::durable::SnapshotState;
 use replication::epoch::{CopyCommand, CopyEvent, LocalCopy};
+use replication::group::GroupState;
 use replication::output_rule::HoldQueue;
 use replication::storage::LogStorage;
 use replication::ticks::Ticks;
@@ -89,8 +90,11 @@ impl World {
             incarnation: it.incarnation,
             host_facts_hash: if it.spec.is_replica { it.host_facts } else { 0 },
         };
-        let storage = match &it.disk {
-            Some(disk) => disk.recover(&voters),
+        let storage = match &mut it.disk {
+            Some(disk) => {
+                disk.note_members(GroupState::of(members_at_start(&config)).encode());
+                disk.recover(&voters)
+            }
             None => LogStorage::new(&voters),
         };
         it.core = Some(Core::new(config, storage, now).expect("a valid configuration"));
