@@ -18,7 +18,9 @@ impl World {
         let (Some(core), vm, hold) = (it.core.as_mut(), &mut it.vm, &mut it.hold) else {
             return Ok(0);
         };
-        if !vm.is_running() {
+        // As the poll core: a copy that is void may still be told to resume, by a command that the
+        // driver had not come to.
+        if !vm.is_running() || !core.copy().can_serve() {
             return Ok(0);
         }
         let (random, checker) = (&mut self.random, &mut self.checker);
