@@ -14,6 +14,7 @@ mod membership;
 mod messages;
 mod types;
 mod view;
+mod watchdog;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -114,6 +115,7 @@ pub struct Core {
     detection: detection::Detection,
     /// The last planned failover that was asked for here.
     failover: Option<failover::Failover>,
+    watchdog: watchdog::Watchdog,
     /// The log lists this node.
     is_member: bool,
     /// The last node that was heard after it was replaced.
@@ -183,6 +185,7 @@ impl Core {
             gone_heard: None,
             failover: None,
             detection: detection::Detection::default(),
+            watchdog: watchdog::Watchdog::default(),
             votes_from: if config.is_restarted {
                 now + withheld
             } else {
@@ -238,6 +241,7 @@ impl Core {
                 self.raft.tick();
                 self.give_up_lost_snapshots();
                 self.watch_failover();
+                self.watch_guest();
             }
             Event::Receive(envelope) => self.receive(envelope),
             Event::Persisted(number) => self.persisted(number),
@@ -368,6 +372,9 @@ impl Core {
             kept,
             give,
         );
+        if offered.given > 0 {
+            self.guest_was_given();
+        }
         if offered.is_lost && self.copy.can_serve() {
             self.missed_input();
         }
@@ -393,6 +400,7 @@ impl Core {
         } else {
             position
         });
+        self.guest_gave_sign();
         position.index >= self.raft.raft.raft_log.store().first() || position.index > self.applied
     }
 

@@ -75,6 +75,10 @@ pub struct View<'a> {
     pub aborted_max: u32,
     /// Whether a fill may start (not too soon after a failed one).
     pub fill_allowed: bool,
+    /// The guest here has something to do and has done nothing for a while.
+    pub guest_stands: bool,
+    /// And the backup's goes on.
+    pub guest_stands_alone: bool,
     /// What to do without a backup.
     pub on_backup_loss: OnBackupLoss,
 }
@@ -118,6 +122,11 @@ pub fn plan(view: &View<'_>) -> Plan {
     if !view.uplink_up && backup.report.is_some_and(|report| report.uplink_up) {
         // Clients cannot reach this host, and can reach the other one.
         return hand_over(view, role);
+    }
+    if view.guest_stands_alone
+        && let Plan::HandOver(to) = hand_over(view, role)
+    {
+        return Plan::HandOver(to);
     }
     if let Some((to, since)) = view.failover
         && is_synced_since(view, backup, since)
@@ -241,7 +250,9 @@ fn begin(view: &View<'_>, role: &RoleEntry, backup: &Peer<'_>) -> Plan {
         return Plan::Wait;
     }
     let kind = match (role.mode, report.copy) {
-        (Mode::Protected, CopyState::Running | CopyState::Loaded { .. }) if view.sync_wanted => {
+        (Mode::Protected, CopyState::Running | CopyState::Loaded { .. })
+            if view.sync_wanted && !view.guest_stands =>
+        {
             SyncKind::Delta
         }
         // Under `OnBackupLoss::Stall` the role stays protected while the backup is filled anew.
@@ -269,6 +280,10 @@ fn end_or_abort(view: &View<'_>, sync: &SyncInFlight, backup: &Peer<'_>) -> Plan
         return abort(view, sync.id);
     };
     if at.id != sync.id || *progress == Progress::Failed || view.sync_age > timeout(view, sync) {
+        return abort(view, sync.id);
+    }
+    // The pause hangs. The backup waits for it, too, and cannot show that its guest goes on.
+    if view.guest_stands && *progress == Progress::Working {
         return abort(view, sync.id);
     }
     // Output waits for the sync, a fill's too: not for a backup that is silent.

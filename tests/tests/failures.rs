@@ -3,6 +3,8 @@
 
 use anyhow::{Result, ensure};
 use ch_integration::demo::network::Host;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use plover_tests::e2e::{self, Child, Cluster};
 
 /// Syncs that show that all goes on.
@@ -46,8 +48,33 @@ fn hashers_and_vmms_that_die_alone_are_replaced() -> Result<()> {
     cluster.wait_for_answers(ANSWERS)?;
     cluster.wait_protected_since(generation + 1)?;
     cluster.wait_for_syncs(SYNCS)?;
+
+    stop_vmm(&mut cluster, backup)?;
     cluster.finish()?;
     Ok(())
+}
+
+/// The primary's VMM stands still, and its node lives. It is found by its guest, which does nothing
+/// while the backup's does: long before a sync's pause gives up.
+fn stop_vmm(cluster: &mut Cluster, primary: Host) -> Result<()> {
+    let generation = cluster.generation()?;
+    let stopped = cluster.signal_child(primary, Child::Vmm, Signal::SIGSTOP)?;
+    cluster.wait("the other replica is primary", |cluster| {
+        Ok(cluster.roles()?.0 == primary.peer())
+    })?;
+    cluster.wait_for_answers(ANSWERS)?;
+    // What it would go on with counts for nothing: its copy is void, or its VMM killed.
+    match kill(stopped, Signal::SIGCONT) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    cluster.wait_protected_since(generation + 1)?;
+    // Its driver had waited for the VMM, and tells only now.
+    ensure!(
+        cluster.log_has(primary, "the guest here does nothing")?,
+        "something else found it"
+    );
+    cluster.wait_for_syncs(SYNCS)
 }
 
 #[test]

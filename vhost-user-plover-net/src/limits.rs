@@ -140,6 +140,9 @@ pub const IDLE_SYNC_INTERVAL: Duration = Duration::from_millis(1000);
 /// How often the uplink's link state is looked at.
 pub const LINK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Between two looks whether the guest moved its rings.
+pub const GUEST_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// How long an idle core spins before it sleeps (adaptive polling).
 pub const SPIN: Duration = Duration::from_micros(20);
 

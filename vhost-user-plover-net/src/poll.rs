@@ -73,6 +73,9 @@ pub struct PollCore {
     last_delivery: Duration,
     last_sync: Duration,
     last_link_check: Duration,
+    last_guest_look: Duration,
+    /// What the guest had moved in its rings then.
+    guest_signs: Option<u64>,
     uplink_up: bool,
     was_serving: bool,
     has_released: bool,
@@ -116,6 +119,8 @@ impl PollCore {
             last_delivery: Duration::ZERO,
             last_sync: Duration::ZERO,
             last_link_check: Duration::ZERO,
+            last_guest_look: Duration::ZERO,
+            guest_signs: None,
             uplink_up: true,
             was_serving: false,
             has_released: false,

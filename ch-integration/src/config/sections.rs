@@ -94,6 +94,10 @@ pub struct ReplicationConfig {
     pub detection_ms: u32,
     /// Raft's tick and heartbeat; default: a twentieth of `detection_ms`.
     pub tick_ms: Option<u32>,
+    /// How long the primary's guest may do nothing with its input while the backup's does; 0: for
+    /// ever.
+    #[serde(default = "default_watchdog_ms")]
+    pub watchdog_ms: u32,
 }
 
 impl ReplicationConfig {
@@ -121,8 +125,13 @@ impl Default for ReplicationConfig {
             security: Security::default(),
             detection_ms: default_detection_ms(),
             tick_ms: None,
+            watchdog_ms: default_watchdog_ms(),
         }
     }
+}
+
+fn default_watchdog_ms() -> u32 {
+    2000
 }
 
 fn default_detection_ms() -> u32 {

@@ -13,6 +13,9 @@ use super::{
 use crate::limits;
 use crate::refuse;
 
+/// A shorter watchdog would take a slow host for a VM that stands still.
+const WATCHDOG_MS_MIN: u32 = 500;
+
 /// All that makes no sense in `config`.
 pub(super) fn problems(config: &NodeConfig) -> Vec<Problem> {
     let mut found = Found::default();
@@ -366,6 +369,12 @@ fn clocks(config: &NodeConfig, found: &mut Found) {
         "replication.detection_ms",
         "is shorter than fifteen ticks: a few lost frames would start an election, and no lease would be left",
         "use at least 15 x replication.tick_ms, and a tick_ms of 1 or more",
+    );
+    found.require(
+        replication.watchdog_ms == 0 || replication.watchdog_ms >= WATCHDOG_MS_MIN,
+        "replication.watchdog_ms",
+        "is shorter than a pause of a sync or a busy host may take",
+        "use 500 or more, or 0 to watch no guest",
     );
     let sync = &config.sync;
     found.require(

@@ -43,6 +43,18 @@ impl Driver {
                 info!(%to, "handing leadership over");
                 self.journal.write(at, "hand_over", json!({ "to": to }));
             }
+            Notice::GuestStands { is_alone } => {
+                if is_alone {
+                    warn!(
+                        "the guest here does nothing, the backup's goes on: the backup takes over"
+                    );
+                } else {
+                    warn!("the guest does nothing with its input, on either host");
+                }
+                let guest = if is_alone { "stands_here" } else { "stands" };
+                self.journal
+                    .write(at, "watchdog", json!({ "guest": guest }));
+            }
             Notice::HostsDiffer { node } => {
                 warn!(%node, "this host and that node's differ in VMM, CPU or guest: its copy is \
                     not filled; compare host.facts of `plover status --json` on both");

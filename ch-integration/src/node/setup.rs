@@ -240,7 +240,10 @@ fn start_node(
         durability,
         locate: Box::new(place::address_of),
     };
-    Node::start(setup).context("start the node of the group")
+    let mut node = Node::start(setup).context("start the node of the group")?;
+    let watchdog = Duration::from_millis(config.replication.watchdog_ms.into());
+    node.core_mut().set_watchdog(watchdog);
+    Ok(node)
 }
 
 /// How the node's datagrams are protected.

@@ -198,13 +198,14 @@ fn of_node(answer: &Value) -> String {
     text.push_str(&fault(status));
     text.push_str(&members(status));
     text.push_str(&format!(
-        "detection {} ms at most; {} failovers here, {} of them false ({:.2} an hour)\n",
+        "detection {} ms at most; {} failovers here, {} of them false ({:.2} an hour); watchdog: {}\n",
         word(&status["detection_ms"]),
         word(&status["core"]["failovers"]),
         word(&status["core"]["false_failovers"]),
         status["false_failovers_per_hour"]
             .as_f64()
             .unwrap_or_default(),
+        word(&status["core"]["guest_stood"]),
     ));
     for peer in status["peers"].as_array().into_iter().flatten() {
         text.push_str(&format!(

@@ -50,7 +50,12 @@ impl Core {
             return false;
         }
         match self.decide() {
-            Plan::HandOver(to) => self.hand_over(to),
+            Plan::HandOver(to) => {
+                if self.guest_stands_alone() {
+                    self.tell_guest_stands();
+                }
+                self.hand_over(to)
+            }
             _ if self.gives_up_hand_over() => true,
             Plan::Wait => false,
             Plan::Propose(entry) => self.propose_control(&entry),
@@ -112,6 +117,8 @@ impl Core {
             aborted_in_a_row: self.aborted_in_a_row,
             aborted_max: ABORTED_IN_A_ROW_MAX,
             fill_allowed: may_begin,
+            guest_stands: self.guest_stands(),
+            guest_stands_alone: self.guest_stands_alone(),
             on_backup_loss: self.config.on_backup_loss,
         })
     }

@@ -147,6 +147,7 @@ impl Core {
             applied: self.applied,
             copy: self.copy.report(),
             delivered: self.needed_position(),
+            sign: self.last_sign(),
             idle: self.idle,
             uplink_up: self.uplink_up,
             host_facts_hash: self.config.host_facts_hash,

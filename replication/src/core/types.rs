@@ -156,6 +156,11 @@ pub enum Notice {
     },
     /// This node belongs to the group no longer: it takes no part in it any more.
     Removed,
+    /// The primary's guest, here, has something to do and does nothing.
+    GuestStands {
+        /// The backup's goes on: it is to take over. Otherwise nothing is done.
+        is_alone: bool,
+    },
     /// The other replica's host has other facts: its copy will not be filled.
     HostsDiffer {
         /// The other replica.
@@ -176,6 +181,8 @@ pub struct CoreCounters {
     pub failovers: u64,
     /// Those of them after which the primary turned out to be alive.
     pub false_failovers: u64,
+    /// Times that the primary's guest stood still here, and only here: the backup was to take over.
+    pub guest_stood: u64,
     /// Messages of nodes that were replaced.
     pub messages_of_gone: u64,
     /// Votes withheld after a restart.

@@ -16,6 +16,7 @@ fn report(copy: CopyState) -> CopyReport {
         applied: LogIndex(20),
         copy,
         delivered: Position::default(),
+        sign: Position::default(),
         idle: true,
         uplink_up: true,
         host_facts_hash: 5,
@@ -84,6 +85,8 @@ fn decide(scene: &Scene) -> Plan {
         aborted_in_a_row: 0,
         aborted_max: 5,
         fill_allowed: true,
+        guest_stands: false,
+        guest_stands_alone: false,
         on_backup_loss: OnBackupLoss::Continue,
     };
     (scene.change)(&mut view);

@@ -7,7 +7,7 @@ use plover_types::limits::ENTRY_BYTES_MAX;
 pub const APPEND_BYTES_MAX: u64 = 64 * 1024;
 
 /// Version of the messages' byte form. A peer with another one is refused, by name.
-pub const WIRE_VERSION: u8 = 3;
+pub const WIRE_VERSION: u8 = 4;
 
 /// Bytes of one encoded message. Holds the largest append that raft-rs makes: one entry of
 /// [`ENTRY_BYTES_MAX`], or as many small ones as [`APPEND_BYTES_MAX`] allows, headers included,

@@ -5,6 +5,7 @@
 //! | sequence, incarnation, generation, applied | 8 each |
 //! | copy: state u8, sync u64 (0 where there is none), certificate 16 (only if staged) | 9 or 25 |
 //! | delivered: index, packet | 8, 4 |
+//! | sign: index, packet | 8, 4 |
 //! | idle, uplink up | 1, 1 |
 //! | hash of host facts | 8 |
 
@@ -41,6 +42,8 @@ pub struct CopyReport {
     pub copy: CopyState,
     /// The next packet that the sender gives to its guest.
     pub delivered: Position,
+    /// What that was when the guest last gave a sign of life: it moved an index of its rings.
+    pub sign: Position,
     /// Whether the sender's copy is idle.
     pub idle: bool,
     /// Whether the sender's uplink has a carrier.
@@ -95,8 +98,10 @@ pub(super) fn encode(report: &CopyReport, out: &mut BytesMut) {
     out.put_u64_le(report.generation.0);
     out.put_u64_le(report.applied.0);
     encode_copy(&report.copy, out);
-    out.put_u64_le(report.delivered.index.0);
-    out.put_u32_le(report.delivered.packet);
+    for position in [report.delivered, report.sign] {
+        out.put_u64_le(position.index.0);
+        out.put_u32_le(position.packet);
+    }
     out.put_u8(report.idle.into());
     out.put_u8(report.uplink_up.into());
     out.put_u64_le(report.host_facts_hash);
@@ -130,6 +135,10 @@ pub(super) fn decode(fields: &mut Fields) -> Result<CopyReport, WireError> {
         copy: decode_copy(fields)?,
         delivered: Position {
             index: LogIndex(fields.bounded("delivered index")?),
+            packet: fields.u32()?,
+        },
+        sign: Position {
+            index: LogIndex(fields.bounded("sign index")?),
             packet: fields.u32()?,
         },
         idle: fields.flag("idle")?,

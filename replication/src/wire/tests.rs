@@ -109,6 +109,10 @@ fn report(copy: CopyState) -> CopyReport {
             index: LogIndex(98),
             packet: 31,
         },
+        sign: Position {
+            index: LogIndex(97),
+            packet: 2,
+        },
         idle: true,
         uplink_up: false,
         host_facts_hash: 0xdead_beef,

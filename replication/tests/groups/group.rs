@@ -50,6 +50,18 @@ struct Node {
     is_parted: bool,
     /// Its process stands still; what comes is kept by the kernel, up to a point.
     is_frozen: bool,
+    guest: Guest,
+}
+
+/// What a copy's guest does with its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// It is given none.
+    Away,
+    /// It takes it, and moves its rings.
+    Lives,
+    /// Its rings fill; its VMM does not answer, either.
+    Stands,
 }
 
 /// The group.
@@ -152,6 +164,7 @@ impl Group {
             log_times: Vec::new(),
             is_parted: false,
             is_frozen: false,
+            guest: Guest::Away,
         });
         self.start(own);
     }
@@ -224,6 +237,14 @@ impl Group {
             let keep = node.due.len().saturating_sub(RING_MESSAGES);
             node.due.drain(..keep);
         }
+    }
+
+    /// What a replica's guest does from here on, and how long it may stand still.
+    pub fn guest(&mut self, id: NodeId, guest: Guest, watchdog: Duration) {
+        let node = self.node_mut(id);
+        node.guest = guest;
+        let core = node.core.as_mut().expect("the node runs");
+        core.set_watchdog(watchdog);
     }
 
     /// From the last heartbeat that a node heard to its last campaign.
@@ -325,7 +346,9 @@ impl Group {
         let now = Duration::from_micros(self.now_us);
         let node = self.node_mut(to);
         let core = node.core.as_mut().expect("the node runs");
-        core.deliver(|_, _| true);
+        if node.guest == Guest::Away {
+            core.deliver(|_, _| true);
+        }
         let is_taken = core.propose(now, burst).is_ok();
         self.settle(to);
         is_taken
@@ -412,9 +435,24 @@ impl Group {
                     }
                 }
             } else {
-                return;
+                return self.feed(id);
             }
             self.settle(id);
+        }
+    }
+
+    /// Gives the guest what is committed.
+    fn feed(&mut self, id: NodeId) {
+        let node = self.node_mut(id);
+        let (guest, Some(core)) = (node.guest, &mut node.core) else {
+            return;
+        };
+        if guest != Guest::Away
+            && core.copy().can_serve()
+            && core.deliver(|_, _| true) > 0
+            && guest == Guest::Lives
+        {
+            core.guest_gave_sign();
         }
     }
 
@@ -486,6 +524,9 @@ impl Group {
         let node = self.node_mut(id);
         let core = node.core.as_mut().expect("as the test set it up");
         let certificate = Certificate([7; 16]);
+        if node.guest == Guest::Stands && matches!(command, CopyCommand::Begin { .. }) {
+            return;
+        }
         let (after, event) = match command {
             CopyCommand::Boot => (1_000, CopyEvent::Booted),
             CopyCommand::Begin {

@@ -5,3 +5,4 @@ mod compaction;
 mod failover;
 mod group;
 mod membership;
+mod watchdog;

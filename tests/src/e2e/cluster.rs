@@ -107,12 +107,18 @@ impl Cluster {
 
     /// SIGKILL to one child of a node.
     pub fn kill_child(&self, host: Host, child: Child) -> Result<()> {
+        self.signal_child(host, child, Signal::SIGKILL).map(drop)
+    }
+
+    /// A signal to one child of a node. Its process id.
+    pub fn signal_child(&self, host: Host, child: Child, signal: Signal) -> Result<Pid> {
         let pid = self.pid(host, child)?;
         eprintln!(
-            "*** SIGKILL to the {child:?} of host {}, pid {pid} ***",
+            "*** {signal} to the {child:?} of host {}, pid {pid} ***",
             host.name()
         );
-        kill(pid, Signal::SIGKILL).context("kill a child of a node")
+        kill(pid, signal).context("signal a child of a node")?;
+        Ok(pid)
     }
 
     /// A signal to a node's own process.

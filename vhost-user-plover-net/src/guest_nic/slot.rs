@@ -63,6 +63,11 @@ impl Slot {
             .map_or(0, |ring| ring.offered().unwrap_or(1))
     }
 
+    /// What the guest moves in the ring, if it runs; see [`SplitRing::guest_indices`].
+    pub(super) fn guest_indices(&self) -> Option<[u16; 2]> {
+        self.running.as_ref().and_then(SplitRing::guest_indices)
+    }
+
     /// Takes what the ring is to be run with. Returns fds of a former set-up.
     pub(super) fn start(&mut self, setup: RingSetup) -> [Option<EventFd>; 2] {
         let (_, former) = self.stop();

@@ -8,6 +8,9 @@ use super::slot::Slot;
 use crate::limits::QUEUE_PAIRS_MAX;
 use crate::ring::{RingFault, RingId};
 
+/// Odd and above any index: changes of several indices do not make up for each other by chance.
+const SIGN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Packets of a queue pair since the VMM connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PairCounts {
@@ -61,6 +64,21 @@ impl GuestNic {
     pub fn receive_pairs(&self) -> usize {
         let runs = |pair: &&super::Pair| pair.receive.runs();
         self.used().iter().take_while(runs).count()
+    }
+
+    /// A number that changes when the guest does anything with its rings; none if that cannot be
+    /// seen: a receive ring does not run, or its driver does not say what it has taken.
+    #[must_use]
+    pub fn signs_of_life(&self) -> Option<u64> {
+        self.used().iter().try_fold(0, |sum: u64, pair| {
+            let received = pair.receive.guest_indices()?;
+            // An empty transmit ring says as much as a full one.
+            let sent = pair.transmit.guest_indices().unwrap_or_default();
+            let indices = received.into_iter().chain(sent);
+            Some(indices.fold(sum, |sum, index| {
+                sum.wrapping_mul(SIGN_FACTOR).wrapping_add(index.into())
+            }))
+        })
     }
 
     /// Packets of each pair that the VMM has started.

@@ -115,16 +115,32 @@ impl SplitRing {
         let Some(old) = self.asked_at.replace(self.published) else {
             return true;
         };
+        let event = self.used_event();
+        self.published - Wrapping(event) - Wrapping(1) < self.published - old
+    }
+
+    fn used_event(&self) -> u16 {
         let offset = self.layout.used_event() - self.layout.available;
         // SAFETY: `used_event` was part of what `locate` checked, aligned to 2.
-        let event = unsafe {
+        unsafe {
             self.pointers
                 .available
                 .add(offset as usize)
                 .cast::<u16>()
                 .read_volatile()
-        };
-        self.published - Wrapping(event) - Wrapping(1) < self.published - old
+        }
+    }
+
+    /// What the guest moves in this ring when it does anything with it: the index of what it offers,
+    /// and up to where it has seen what was returned. Without EVENT_IDX the latter is not known: a
+    /// guest may have taken what it was given as long as it has buffers left, so then there is no
+    /// answer.
+    pub fn guest_indices(&self) -> Option<[u16; 2]> {
+        let available = index_of(self.pointers.available).load(Ordering::Relaxed);
+        if self.features.event_idx {
+            return Some([available, self.used_event()]);
+        }
+        (available == self.next.0).then_some([available, 0])
     }
 }
 
