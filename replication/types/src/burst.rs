@@ -12,6 +12,7 @@
 //! The form without all of its packets, a stub, is in `stub`.
 
 mod chunks;
+mod copy;
 mod stub;
 
 use std::collections::VecDeque;
@@ -230,7 +231,7 @@ impl PacketBurstBuilder {
     ///
     /// # Errors
     /// The pair, the length or the offload is none that an entry may hold. Nothing is added then.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, pair: u8, offload: Offload, packet: &[u8]) -> Result<(), EntryError> {
         let header = PacketHeader {
             pair,
@@ -238,7 +239,7 @@ impl PacketBurstBuilder {
             bytes: packet.len(),
         };
         self.push_header(0, header, packet.len())?;
-        self.buffer.extend_from_slice(packet);
+        copy::append(&mut self.buffer, packet);
         Ok(())
     }
 
@@ -254,7 +255,7 @@ impl PacketBurstBuilder {
     }
 
     /// Adds the header of a packet, and makes sure that `here` bytes fit behind it.
-    #[inline]
+    #[inline(always)]
     fn push_header(
         &mut self,
         mark: u8,
@@ -297,7 +298,7 @@ impl PacketBurstBuilder {
 
     /// Makes sure that a packet fits the entry that is open afterwards: `here` bytes of it in the
     /// entry, the others elsewhere.
-    #[inline]
+    #[inline(always)]
     fn make_room(&mut self, here: usize, elsewhere: usize) {
         let fits = self.open_packets < ENTRY_PACKETS_MAX
             && self.open_bytes + here + elsewhere <= ENTRY_BYTES_MAX
@@ -309,6 +310,7 @@ impl PacketBurstBuilder {
     }
 
     /// An entry ends with its chunk, too: that is cheaper than to move it.
+    #[cold]
     fn start_entry(&mut self, here: usize) {
         self.seal();
         if self.buffer.capacity() < BURST_HEADER_BYTES + here {

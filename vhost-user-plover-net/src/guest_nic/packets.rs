@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use super::GuestNic;
 use crate::limits::{QUEUE_SIZE_MAX, RING_BURST_MAX};
-use crate::ring::{Frame, FrameSink, GuestFrame, RingId, TakenBurst, Unlaid};
+use crate::ring::{Frame, FrameSink, GuestFrame, RingId, TakenBurst, ToLay, Unlaid};
 
 /// Bursts that one ring can have waiting: no more are taken from it in a row.
 const BURSTS_MAX: usize = QUEUE_SIZE_MAX as usize / RING_BURST_MAX;
@@ -43,7 +43,7 @@ impl GuestNic {
     /// Lays frames into the receive ring of `pair`, or of the first pair where that one does not
     /// run. The guest sees them after [`Self::publish`].
     #[inline]
-    pub fn deliver_burst(&mut self, pair: u8, frames: &[Frame<'_>]) -> Delivered {
+    pub fn deliver_burst(&mut self, pair: u8, frames: &[impl ToLay]) -> Delivered {
         let mut delivered = Delivered {
             frames: 0,
             stop: None,
@@ -60,7 +60,7 @@ impl GuestNic {
     }
 
     #[inline(always)]
-    fn deliver_some(&mut self, number: usize, frames: &[Frame<'_>], delivered: &mut Delivered) {
+    fn deliver_some(&mut self, number: usize, frames: &[impl ToLay], delivered: &mut Delivered) {
         let pair = &mut self.pairs[number];
         let Some(ring) = pair.receive.running() else {
             delivered.stop = Some(Undelivered::Stopped);

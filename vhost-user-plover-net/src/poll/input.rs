@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use dpdk_config::{BURST_PACKETS_MAX, Mbuf, PortOffloads};
-use plover_types::{Packet, PacketBurst, PacketBurstBuilder, PacketHeader};
+use plover_types::{PacketBurst, PacketBurstBuilder, PacketHeader};
 use replication::core::Core;
-use replication::limits::RUN_PACKETS_MAX;
 
 use super::costs::Step;
 use super::{PollCore, PollEvent};
@@ -18,7 +16,6 @@ use crate::offload;
 use crate::path::admit::{Gate, Refused, Station};
 use crate::path::flow_hash;
 use crate::path::kept::Kept;
-use crate::ring::Frame;
 use crate::status::PathCounters;
 
 impl PollCore {
@@ -170,9 +167,7 @@ impl PollCore {
         }
         let record = &mut self.record;
         let given = core.deliver_kept(&self.kept, |position, packets| {
-            let frames = packets.iter().map(frame_of).take(RUN_PACKETS_MAX);
-            let frames: ArrayVec<_, RUN_PACKETS_MAX> = frames.collect();
-            let delivered = nic.deliver_burst(packets[0].pair, &frames).frames;
+            let delivered = nic.deliver_burst(packets[0].pair, packets).frames;
             if let Some(record) = record {
                 record.note_run(position, &packets[..delivered]);
             }
@@ -255,14 +250,6 @@ impl Admission<'_> {
 fn check(gate: Gate, station: Option<Station>, frame: &[u8]) -> Result<(), Refused> {
     station.map_or(Ok(()), |station| station.check(frame))?;
     gate.check()
-}
-
-#[inline]
-fn frame_of<'a>(packet: &Packet<'a>) -> Frame<'a> {
-    Frame {
-        offload: packet.offload,
-        bytes: packet.bytes,
-    }
 }
 
 /// Entries that wait for the guest.

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use plover_types::Offload;
+use plover_types::{Offload, Packet};
 
 use super::copy;
 use super::guest_map::Piece;
@@ -15,6 +15,40 @@ pub struct Frame<'a> {
     pub offload: Offload,
     /// Its bytes, without a virtio header.
     pub bytes: &'a [u8],
+}
+
+/// What can be laid into a receive ring as it is, so that nobody makes a list of frames of a list
+/// of something else.
+pub trait ToLay {
+    /// What the guest is told of it.
+    fn offload(&self) -> Offload;
+
+    /// Its bytes, without a virtio header.
+    fn bytes(&self) -> &[u8];
+}
+
+impl ToLay for Frame<'_> {
+    #[inline(always)]
+    fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl ToLay for Packet<'_> {
+    #[inline(always)]
+    fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
 }
 
 /// A frame that still lies in guest memory. Where it lies was checked; what it holds was not.

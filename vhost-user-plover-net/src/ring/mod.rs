@@ -21,7 +21,7 @@ mod written_pages;
 mod tests;
 
 pub use fault::RingFault;
-pub use frame::{Frame, FrameSink, GuestFrame};
+pub use frame::{Frame, FrameSink, GuestFrame, ToLay};
 pub use guest_map::{GuestMap, GuestView, Piece, VmmMemory};
 pub use layout::{Direction, RingFeatures, RingId, RingLayout};
 pub use receive::{LaidBurst, ReceiveScratch, Unlaid};

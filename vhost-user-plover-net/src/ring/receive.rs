@@ -10,7 +10,7 @@ use plover_types::Offload;
 use super::chain::Access;
 use super::copy::{self, prefetch_to_read, prefetch_to_write};
 use super::fault::RingFault;
-use super::frame::Frame;
+use super::frame::ToLay;
 use super::split::SplitRing;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_BYTES_ORDINARY, NET_HEADER_BYTES, RING_BURST_MAX};
 
@@ -102,7 +102,7 @@ impl SplitRing {
     pub fn deliver_burst(
         &mut self,
         scratch: &mut ReceiveScratch,
-        frames: &[Frame<'_>],
+        frames: &[impl ToLay],
     ) -> LaidBurst {
         let frames = &frames[..frames.len().min(RING_BURST_MAX)];
         let mut laid = LaidBurst::default();
@@ -122,7 +122,7 @@ impl SplitRing {
                     continue;
                 }
             }
-            laid.bytes += frame.bytes.len() as u64;
+            laid.bytes += frame.bytes().len() as u64;
         }
         self.next = index;
         laid.frames = found;
@@ -134,7 +134,7 @@ impl SplitRing {
     fn find_places(
         &mut self,
         scratch: &mut ReceiveScratch,
-        frames: &[Frame<'_>],
+        frames: &[impl ToLay],
         stop: &mut Option<Unlaid>,
     ) -> usize {
         scratch.chains.clear();
@@ -147,7 +147,7 @@ impl SplitRing {
         };
         let mut chain = 0;
         for (number, frame) in frames.iter().enumerate() {
-            let bytes = frame.bytes.len();
+            let bytes = frame.bytes().len();
             assert!(
                 (1..=FRAME_BYTES_MAX).contains(&bytes),
                 "frame outside the limits"
@@ -214,9 +214,9 @@ impl SplitRing {
 
     /// The header of a packet over `chains` chains.
     #[inline(always)]
-    fn header_of(&self, frame: &Frame<'_>, chains: u16) -> Header {
+    fn header_of(&self, frame: &impl ToLay, chains: u16) -> Header {
         let offload = if self.features.guest_offloads {
-            frame.offload
+            frame.offload()
         } else {
             Offload::PLAIN
         };
@@ -225,15 +225,15 @@ impl SplitRing {
 
     /// Second pass: header and frame into one buffer.
     #[inline(always)]
-    fn fill(&mut self, index: Wrapping<u16>, place: &Place, frame: &Frame<'_>) {
+    fn fill(&mut self, index: Wrapping<u16>, place: &Place, frame: &impl ToLay) {
         let header_bytes = self.features.header_bytes;
         let header = self.header_of(frame, 1);
         // SAFETY: `place` was found mapped for the whole packet, header and frame.
         unsafe {
             header.write_if_other(header_bytes, place.host);
-            copy::to_guest(frame.bytes, place.host.add(header_bytes));
+            copy::to_guest(frame.bytes(), place.host.add(header_bytes));
         }
-        let packet_bytes = header_bytes + frame.bytes.len();
+        let packet_bytes = header_bytes + frame.bytes().len();
         self.mark(place.address, packet_bytes as u64);
         self.write_used(index, place.head, packet_bytes as u32);
     }

@@ -9,7 +9,7 @@ use crate::limits::{RING_BURST_MAX, SEGMENTS_MAX};
 use crate::ring::chain::Access;
 use crate::ring::copy;
 use crate::ring::fault::RingFault;
-use crate::ring::frame::Frame;
+use crate::ring::frame::ToLay;
 use crate::ring::guest_map::Piece;
 use crate::ring::split::SplitRing;
 
@@ -215,11 +215,11 @@ impl SplitRing {
         mut index: Wrapping<u16>,
         chains: &Chains,
         (from, to): (u32, u32),
-        frame: &Frame<'_>,
+        frame: &impl ToLay,
     ) -> u16 {
         let header = self.header_of(frame, (to - from) as u16).to_bytes();
         let mut header = &header[..self.features.header_bytes];
-        let mut bytes = frame.bytes;
+        let mut bytes = frame.bytes();
         for chain in from..to {
             for piece in chains.pieces_of(chain as usize) {
                 self.fill_piece(*piece, [&mut header, &mut bytes]);
