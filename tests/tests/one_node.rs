@@ -32,7 +32,7 @@ fn config(image: &Image, folder: &Path) -> String {
     format!(
         "id = 1\n\
          [group]\nname = \"alone\"\nid = 1\n\
-         [[group.nodes]]\nid = 1\nkind = \"replica\"\nmac = \"02:00:00:00:01:01\"\n\
+         [[group.nodes]]\nid = 1\nkind = \"replica\"\n\
          [uplink.port]\nvdev = \"net_af_packet0,iface=up0\"\n\
          [eal]\nmemory_mib = 192\n[sync]\nheld_packets_max = 1024\n\
          [guest]\nmac = \"02:00:00:00:00:10\"\nmtu = {MTU}\n{}\n\
