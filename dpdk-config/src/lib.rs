@@ -19,6 +19,8 @@ pub mod port;
 pub mod preflight;
 mod queue;
 mod tap_signals;
+#[cfg(test)]
+mod testing;
 mod vdev;
 
 pub use config::{EalConfig, HugePages, PortConfig};

@@ -374,12 +374,12 @@ const _: () = assert!(size_of::<Mbuf>() == size_of::<*mut sys::rte_mbuf>());
 
 #[cfg(test)]
 mod tests {
-    use crate::{Eal, EalConfig, Mempool};
+    use crate::Mempool;
+    use crate::testing::eal;
 
     #[test]
     fn a_packet_in_segments_is_read_whole_through_scratch() {
-        let eal = Eal::init(&EalConfig::default()).unwrap();
-        let pool = Mempool::new(&eal, "segments", 31, 0, 64).unwrap();
+        let pool = Mempool::new(eal(), "segments", 31, 0, 64).unwrap();
         let mut packet = pool.alloc().unwrap();
         packet.write(&[b"one "]).unwrap();
         for part in ["two ", "three"] {

@@ -90,12 +90,12 @@ impl Drop for MbufQueue {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Eal, EalConfig, MbufQueue, Mempool};
+    use crate::testing::eal;
+    use crate::{MbufQueue, Mempool};
 
     #[test]
     fn packets_leave_in_order_and_none_is_lost_to_the_pool() {
-        let eal = Eal::init(&EalConfig::default()).unwrap();
-        let pool = Mempool::new(&eal, "queue", 63, 0, 64).unwrap();
+        let pool = Mempool::new(eal(), "queue", 63, 0, 64).unwrap();
         let mut queue = MbufQueue::new(40);
         let mut number = 0_u8;
         let mut fill = |queue: &mut MbufQueue| {

@@ -1,5 +1,8 @@
 //! Mbufs that are kept go back to their pool, whatever becomes of their entries.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use dpdk_config::{Eal, EalConfig, Mempool};
 use plover_types::{Offload, PacketBurstBuilder, PacketHeader};
 
@@ -12,18 +15,24 @@ struct Bench {
     kept: Kept,
     builder: PacketBurstBuilder,
     next: u8,
-    _eal: Eal,
+}
+
+/// There is one EAL in a process, and tests may share a process.
+fn pool() -> Mempool {
+    static EAL: OnceLock<Eal> = OnceLock::new();
+    static POOLS: AtomicU32 = AtomicU32::new(0);
+    let eal = EAL.get_or_init(|| Eal::init(&EalConfig::default()).unwrap());
+    let name = format!("kept{}", POOLS.fetch_add(1, Ordering::Relaxed));
+    Mempool::new(eal, &name, MBUFS, 0, 2048).unwrap()
 }
 
 impl Bench {
     fn new() -> Self {
-        let eal = Eal::init(&EalConfig::default()).unwrap();
         Self {
-            pool: Mempool::new(&eal, "kept", MBUFS, 0, 2048).unwrap(),
+            pool: pool(),
             kept: Kept::default(),
             builder: PacketBurstBuilder::new(),
             next: 0,
-            _eal: eal,
         }
     }
 
